@@ -1,0 +1,39 @@
+"""The ``embedstore`` program: a table of lazily imported commands."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+from embedstore import __version__
+from embedstore.cli.contract import LazyGroup, run
+
+_COMMANDS = {
+    "phantom": ("embedstore.cli.phantom:phantom", "Write a folder of synthetic beating hearts."),
+    "manifest": ("embedstore.cli.manifest:manifest", "Make, check, add and list manifests of clips."),
+    "build": ("embedstore.cli.build:build", "Decode and encode the clips of manifests into the store."),
+    "encoders": ("embedstore.cli.encoders:encoders", "List the encoders, or show one encoder's card."),
+    "ls": ("embedstore.cli.read:ls", "List the sets of the store."),
+    "show": ("embedstore.cli.read:show", "Show one set: spec, arrays, failures, provenance."),
+    "verify": ("embedstore.cli.read:verify", "Check that the store holds what was written."),
+}
+
+
+@click.group(
+    name="embedstore",
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="embedstore")
+def program() -> None:
+    """Embed echocardiography once with every foundation model, evaluate for ever on a CPU.
+
+    Example: embedstore build --encoder efficientnet-lite0
+    """
+
+
+def main() -> NoReturn:
+    """Run the program."""
+    run(program)

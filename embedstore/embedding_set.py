@@ -1,0 +1,369 @@
+"""`EmbeddingSet`: a committed, immutable set of vectors, and `SetWriter`, which makes one.
+
+A set holds content only: vectors, index tables, failures. No label, split or patient.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedstore.errors import CorruptionError, FormatError
+from embedstore.files import (
+    FileRecord,
+    fsync_folder,
+    parse_json,
+    read_file,
+    rename_folder,
+    storage_errors,
+    write_file,
+)
+from embedstore.identity import canonical_json, sha256_hex
+from embedstore.layout import (
+    ARRAY_KINDS,
+    DESCRIPTION_FILE,
+    FAILURES_FILE,
+    FORMAT_VERSION,
+    FRAME_INDEX_FILE,
+    INDEX_FILE,
+    PROVENANCE_FILE,
+    STAGING_PREFIX,
+    WINDOW_INDEX_FILE,
+)
+from embedstore.shards import ArrayDescription, ArrayWriter, group_metadata
+from embedstore.spec import EncoderSpec
+from embedstore.vector_array import VectorArray
+
+__all__ = [
+    "FAILURES_SCHEMA",
+    "FRAME_INDEX_SCHEMA",
+    "INDEX_SCHEMA",
+    "WINDOW_INDEX_SCHEMA",
+    "EmbeddingSet",
+    "SetWriter",
+]
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("clip_id", pa.string()),
+        ("content_sha256", pa.string()),
+        ("vector_key", pa.string()),
+        ("n_frames", pa.int64()),
+        ("n_header_frames", pa.int64()),
+        ("n_decode_errors", pa.int64()),
+        ("n_pts_gaps", pa.int64()),
+        ("fps", pa.float64()),
+        ("fps_header", pa.float64()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("covered_s", pa.float64()),
+        ("effective_hz", pa.float64()),
+        ("n_padded", pa.int64()),
+        ("frame_row", pa.int64()),
+        ("n_frame_rows", pa.int64()),
+        ("window_row", pa.int64()),
+        ("n_window_rows", pa.int64()),
+    ]
+)
+FRAME_INDEX_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("frame", pa.int64()),
+        ("time_s", pa.float64()),
+        ("frame_start", pa.int64()),
+        ("frame_stop", pa.int64()),
+        ("frame_kind", pa.string()),
+    ]
+)
+WINDOW_INDEX_SCHEMA = pa.schema(
+    [("clip_id", pa.string()), ("frame_start", pa.int64()), ("frame_stop", pa.int64()), ("n_padded", pa.int64())]
+)
+FAILURES_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("content_sha256", pa.string()),
+        ("vector_key", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+TABLE_SCHEMAS = {
+    INDEX_FILE: INDEX_SCHEMA,
+    FRAME_INDEX_FILE: FRAME_INDEX_SCHEMA,
+    WINDOW_INDEX_FILE: WINDOW_INDEX_SCHEMA,
+    FAILURES_FILE: FAILURES_SCHEMA,
+}
+_MAX_DESCRIPTION_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """A read view of one committed set.
+
+    Attributes
+    ----------
+    folder : Path
+    set_id : str
+        SHA-256 of ``description.json``.
+    described : mapping
+        The parsed description.
+
+    Notes
+    -----
+    ``clips[i]`` belongs to row i of `index`; the frame rows of a clip stand together, in the order of `index`.
+    """
+
+    folder: Path
+    set_id: str
+    described: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, *, set_id: str) -> EmbeddingSet:
+        """Open a committed set.
+
+        Raises
+        ------
+        CorruptionError
+            The description is not the one that the id names.
+        FormatError
+            It was written by a newer version.
+        """
+        path = folder / DESCRIPTION_FILE
+        payload = read_file(path, max_bytes=_MAX_DESCRIPTION_BYTES)
+        if sha256_hex(payload) != set_id:
+            raise CorruptionError(f"{path} is not what was written; run embedstore verify")
+        described = parse_json(payload, source=str(path))
+        if described.get("format", 0) > FORMAT_VERSION:
+            raise FormatError(f"{path} has format {described['format']}: it needs a newer embedstore")
+        return cls(folder, set_id, described)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.described["dataset"])
+
+    @cached_property
+    def spec(self) -> EncoderSpec:
+        """What made the vectors."""
+        return EncoderSpec.from_dict(self.described["spec"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the spec."""
+        return str(self.described["fingerprint"])
+
+    def __len__(self) -> int:
+        return int(self.described["arrays"]["clips"]["n_rows"])
+
+    def __repr__(self) -> str:
+        return f"EmbeddingSet({self.dataset!r}, {self.spec.title!r}, {len(self)} clips, {self.set_id[:12]})"
+
+    def array(self, kind: str) -> VectorArray | None:
+        """Return an array by kind, None where the set has none."""
+        described = self.described["arrays"].get(kind)
+        return None if described is None else VectorArray(self.folder / kind, ArrayDescription.from_dict(described))
+
+    @cached_property
+    def clips(self) -> VectorArray:
+        """(N, D): one vector a clip, in the order of `index`."""
+        return VectorArray(self.folder / "clips", ArrayDescription.from_dict(self.described["arrays"]["clips"]))
+
+    @cached_property
+    def frames(self) -> VectorArray:
+        """(F, D'): one vector a frame, in the order of `frame_index`.
+
+        Raises
+        ------
+        FormatError
+            The set was built without frames.
+        """
+        frames = self.array("frames")
+        if frames is None:
+            raise FormatError(f"the set of {self.spec.title} on {self.dataset} holds no frame vectors")
+        return frames
+
+    @cached_property
+    def windows(self) -> VectorArray | None:
+        """(W, D): one vector a window, None for frame encoders."""
+        return self.array("windows")
+
+    def table(self, name: str) -> pa.Table:
+        """Read one of the set's tables by file name."""
+        path = self.folder / name
+        with storage_errors(path, "read"):
+            try:
+                with pq.ParquetFile(path) as parquet:
+                    return parquet.read()
+            except (pa.ArrowException, ValueError) as error:
+                raise CorruptionError(f"{path} is no readable table; run embedstore verify") from error
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """A row a clip, in the order of `clips`; columns as in ``docs/format.md``."""
+        return self.table(INDEX_FILE)
+
+    @cached_property
+    def frame_index(self) -> pa.Table:
+        """A row a frame vector: clip_id, frame, time_s, ..."""
+        return self.table(FRAME_INDEX_FILE)
+
+    @cached_property
+    def window_index(self) -> pa.Table:
+        """A row a window vector: clip_id, frame_start, frame_stop, n_padded."""
+        return self.table(WINDOW_INDEX_FILE)
+
+    @cached_property
+    def failures(self) -> pa.Table:
+        """Clips without vectors: clip_id, reason, ..."""
+        return self.table(FAILURES_FILE)
+
+    @property
+    def n_failed(self) -> int:
+        """Number of clips without vectors."""
+        return int(self.described["tables"][FAILURES_FILE]["rows"])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files that the description lists."""
+        return sum(record.size for _, record in self.files())
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """Versions, device, times and decode seconds of the build; outside the id."""
+        from embedstore.files import read_json
+
+        path = self.folder / PROVENANCE_FILE
+        return dict(read_json(path)) if path.exists() else {}
+
+    def files(self) -> Iterator[tuple[str, FileRecord]]:
+        """Yield (path inside the set's folder, size and digest) of every file of the description."""
+        for kind, described in sorted(self.described["arrays"].items()):
+            for name, record in sorted(described["files"].items()):
+                yield f"{kind}/{name}", FileRecord(record["size"], record["sha256"])
+        for name, record in sorted(self.described["tables"].items()):
+            yield name, FileRecord(record["size"], record["sha256"])
+        for name, record in sorted(self.described["metadata"].items()):
+            yield name, FileRecord(record["size"], record["sha256"])
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Return the Parquet file of a table: equal tables give equal bytes under one pyarrow version."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table, row_group_size=1 << 20)
+    return bytes(sink.getvalue())
+
+
+class SetWriter:
+    """Writes one set into a staging folder beside the sets; `finish` makes it visible under its id.
+
+    Use as a context manager: what is not finished is removed.
+
+    Parameters
+    ----------
+    sets : Path
+        The store's folder of sets.
+    dataset : str
+    spec : EncoderSpec
+    """
+
+    def __init__(self, sets: Path, *, dataset: str, spec: EncoderSpec) -> None:
+        self._sets, self._dataset, self._spec = sets, dataset, spec
+        self.folder = sets / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
+        self._arrays: dict[str, ArrayWriter] = {}
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        with storage_errors(self.folder, "write"):
+            self.folder.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for array in self._arrays.values():
+            array.__exit__(kind, error, trace)
+        if not self._finished:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def array(self, kind: str, *, dim: int) -> ArrayWriter:
+        """Open one of the arrays ``clips``, ``frames``, ``windows`` for appending rows of the stored dtype."""
+        if kind not in ARRAY_KINDS:
+            raise ValueError(f"no array kind {kind!r}")
+        if kind not in self._arrays:
+            self._arrays[kind] = ArrayWriter(self.folder / kind, dim=dim, dtype=self._spec.dtype)
+        return self._arrays[kind]
+
+    def finish(self, tables: Mapping[str, pa.Table], *, provenance: Mapping[str, Any]) -> str:
+        """Write tables and description, and make the set visible.
+
+        Parameters
+        ----------
+        tables : mapping of file name to pyarrow.Table
+            ``index.parquet`` and ``failures.parquet``; ``frame_index.parquet``, ``window_index.parquet`` where the
+            set has such arrays.
+        provenance : mapping
+            JSON values; outside the id.
+
+        Returns
+        -------
+        str
+            The set id.
+        """
+        arrays = {kind: writer.finish().to_dict() for kind, writer in sorted(self._arrays.items())}
+        written: dict[str, dict[str, Any]] = {}
+        for name, table in sorted(tables.items()):
+            with write_file(self.folder / name) as handle:
+                handle.write(table_bytes(table.cast(TABLE_SCHEMAS[name])))
+            written[name] = {"size": handle.record.size, "sha256": handle.record.sha256, "rows": table.num_rows}
+        self._check_counts(arrays, tables)
+        with write_file(self.folder / "zarr.json") as handle:
+            handle.write(group_metadata())
+        metadata = {"zarr.json": {"size": handle.record.size, "sha256": handle.record.sha256}}
+        with write_file(self.folder / PROVENANCE_FILE) as handle:
+            handle.write(canonical_json(provenance))
+        description = canonical_json(
+            {
+                "format": FORMAT_VERSION,
+                "kind": "embedding-set",
+                "dataset": self._dataset,
+                "spec": self._spec.to_dict(),
+                "fingerprint": self._spec.fingerprint,
+                "arrays": arrays,
+                "tables": written,
+                "metadata": metadata,
+            }
+        )
+        with write_file(self.folder / DESCRIPTION_FILE) as handle:
+            handle.write(description)
+        with storage_errors(self.folder, "write"):
+            for sub in sorted(path for path in self.folder.rglob("*") if path.is_dir()):
+                fsync_folder(sub)
+        set_id = sha256_hex(description)
+        self._finished = rename_folder(self.folder, self._sets / set_id)
+        return set_id
+
+    @staticmethod
+    def _check_counts(arrays: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+        pairs = (("clips", INDEX_FILE), ("frames", FRAME_INDEX_FILE), ("windows", WINDOW_INDEX_FILE))
+        for kind, name in pairs:
+            rows = arrays[kind]["n_rows"] if kind in arrays else 0
+            if (kind in arrays) != (name in tables) or rows != (tables[name].num_rows if name in tables else 0):
+                raise ValueError(f"{kind} and {name} do not have the same rows")
+
+
+def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return a table of ``schema`` from one mapping a row; absent cells are null."""
+    return pa.table(
+        {name: pa.array([row.get(name) for row in rows], type=schema.field(name).type) for name in schema.names}
+    )

@@ -1,0 +1,312 @@
+"""Every write of a store: whole file, fsync, hash, create-only link. One place to inject faults.
+
+A file appears under its name only when it is complete and on disk: it is written beside its place under a
+temporary name, fsynced, linked (which fails where the name is taken) or renamed, and its folder fsynced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedstore.errors import FormatError, StorageError
+
+__all__ = [
+    "FileRecord",
+    "HashingFile",
+    "create_file",
+    "fsync_folder",
+    "hash_file",
+    "link_file",
+    "parse_json",
+    "read_file",
+    "read_json",
+    "remove_file",
+    "rename_folder",
+    "replace_file",
+    "storage_errors",
+    "write_file",
+]
+
+TEMPORARY_PREFIX = ".partial-"
+_BLOCK_BYTES = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+# Tests set this to a function of (operation, path) that may raise; operations are open, write, fsync, link,
+# rename and unlink.
+fault_hook: Callable[[str, Path], None] | None = None
+
+_SENTENCES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "the operation is not permitted",
+    errno.EIO: "the disk reported an input/output error",
+    errno.ENOENT: "the file or folder is not there",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "the path is a folder, not a file",
+    errno.EFBIG: "the file would exceed the size limit",
+    errno.ESTALE: "the network file system went away",
+}
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and SHA-256 of a written file."""
+
+    size: int
+    sha256: str
+
+
+def _fault(operation: str, path: Path) -> None:
+    if fault_hook is not None:
+        fault_hook(operation, path)
+
+
+@contextmanager
+def storage_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn an `OSError` into one sentence that names the path and what failed."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        cause = _SENTENCES.get(error.errno or 0, error.strerror or str(error))
+        raise StorageError(f"cannot {doing} {path}: {cause}") from error
+
+
+class HashingFile(io.RawIOBase):
+    """A file open for writing that hashes what passes; give it to anything that writes to a file object.
+
+    Use as a context manager: on success the bytes are fsynced; `record` then holds size and digest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._size = 0
+        _fault("open", path)
+        self._file = path.open("xb", buffering=0)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, payload: Any) -> int:
+        view = memoryview(payload).cast("B")
+        _fault("write", self._path)
+        done = 0
+        while done < len(view):
+            done += self._file.write(view[done:]) or 0
+        self._digest.update(view)
+        self._size += len(view)
+        return len(view)
+
+    def sync(self) -> None:
+        """Bring the bytes to disk."""
+        _fault("fsync", self._path)
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and SHA-256 of what was written so far."""
+        return FileRecord(self._size, self._digest.hexdigest())
+
+
+@contextmanager
+def write_file(path: Path) -> Iterator[HashingFile]:
+    """Write a new file in a folder that nobody reads yet: fsynced and hashed, without a temporary name.
+
+    Raises
+    ------
+    StorageError
+        The disk refused; what was written of this file is removed.
+    """
+    with storage_errors(path, "write"):
+        handle = HashingFile(path)
+        try:
+            with handle:
+                yield handle
+                handle.sync()
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Bring a folder's entries to disk."""
+    _fault("fsync", folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_temporary(path: Path, payload: bytes) -> Path:
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+    with write_file(temporary) as handle:
+        handle.write(payload)
+    return temporary
+
+
+def create_file(path: Path, payload: bytes) -> bool:
+    """Create ``path`` with ``payload``, or change nothing where the name is taken: the compare-and-swap.
+
+    Returns
+    -------
+    bool
+        False where something of that name is already there.
+    """
+    with storage_errors(path, "write"):
+        temporary = _write_temporary(path, payload)
+        try:
+            _fault("link", path)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS or path.exists():
+                    raise
+                # No hard links here: rename after an exclusive reservation is the nearest thing.
+                return _reserve_and_rename(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+        return True
+
+
+def _reserve_and_rename(temporary: Path, path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    temporary.replace(path)
+    fsync_folder(path.parent)
+    return True
+
+
+def replace_file(path: Path, payload: bytes) -> None:
+    """Put ``payload`` under ``path``, replacing what is there in one step (local settings only)."""
+    with storage_errors(path, "write"):
+        temporary = _write_temporary(path, payload)
+        try:
+            _fault("rename", path)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+
+def link_file(source: Path, target: Path) -> bool:
+    """Give ``source`` a second name; False where the file system cannot."""
+    with storage_errors(target, "write"):
+        _fault("link", target)
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno in _NO_LINKS or error.errno == errno.EXDEV:
+                return False
+            raise
+        return True
+
+
+def rename_folder(staging: Path, target: Path) -> bool:
+    """Make a finished folder visible under its name; False where one of that name is already there."""
+    with storage_errors(target, "write"):
+        fsync_folder(staging)
+        _fault("rename", target)
+        try:
+            staging.rename(target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            raise
+        fsync_folder(target.parent)
+        return True
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may already be gone."""
+    with storage_errors(path, "remove"):
+        _fault("unlink", path)
+        path.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> FileRecord:
+    """Return size and SHA-256 of a file, read in blocks."""
+    digest, size = hashlib.sha256(), 0
+    buffer = bytearray(_BLOCK_BYTES)
+    view = memoryview(buffer)
+    with storage_errors(path, "read"), path.open("rb", buffering=0) as handle:
+        while count := handle.readinto(buffer):
+            digest.update(view[:count])
+            size += count
+    return FileRecord(size, digest.hexdigest())
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """Read a whole file that must not be larger than ``max_bytes``.
+
+    Raises
+    ------
+    FormatError
+        The file is larger.
+    StorageError
+        The file cannot be read.
+    """
+    with storage_errors(path, "read"), path.open("rb") as handle:
+        payload = handle.read(max_bytes + 1)
+    if len(payload) > max_bytes:
+        raise FormatError(f"{path} is larger than the {max_bytes} bytes that such a file may have")
+    return payload
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key stands twice")
+    return fields
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def parse_json(payload: bytes, *, source: str) -> Any:
+    """Parse strict JSON: no duplicate keys, no NaN or Infinity, no bottomless nesting.
+
+    Raises
+    ------
+    FormatError
+        It is not JSON of that kind; the message names ``source``.
+    """
+    try:
+        return json.loads(payload, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise FormatError(f"{source} is no valid JSON: {reason}") from error
+
+
+def read_json(path: Path, *, max_bytes: int = 64 << 20) -> Any:
+    """Read a JSON file strictly and within a size limit."""
+    return parse_json(read_file(path, max_bytes=max_bytes), source=str(path))

@@ -1,0 +1,324 @@
+"""`Store`: sets, manifests, and the log of snapshots. Readers take no lock and see the old or the new.
+
+A commit writes immutable files, then a snapshot that lists them, then one log entry by a create-only link: that
+link is the compare-and-swap. Whoever loses it applies the change to the new head and tries again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from embedstore.embedding_set import EmbeddingSet
+from embedstore.encoder import split_title
+from embedstore.errors import (
+    AmbiguousNameError,
+    CorruptionError,
+    FormatError,
+    StorageError,
+    StoreNotFoundError,
+    UnknownNameError,
+    did_you_mean,
+)
+from embedstore.files import create_file, read_file, read_json, replace_file, storage_errors
+from embedstore.history import LogEntry, ManifestEntry, SetEntry, Snapshot
+from embedstore.identity import canonical_json, sha256_hex
+from embedstore.layout import FORMAT_VERSION, StoreLayout, log_number
+from embedstore.manifest import Manifest
+
+__all__ = ["Store"]
+
+_MAX_LOG_BYTES = 1 << 20
+
+
+class Store:
+    """A folder of sets, manifests and snapshots.
+
+    Open one with `Store.open` (it must be there) or `Store.create` (made where it is not).
+    """
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self.layout = layout
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.layout.root)!r})"
+
+    # -- opening --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store for reading or adding.
+
+        Raises
+        ------
+        StoreNotFoundError
+            There is no store; reading never makes one.
+        FormatError
+            It was written by a newer version; nothing was touched.
+        """
+        layout = StoreLayout(Path(path))
+        if layout.root.exists() and not layout.root.is_dir():
+            raise StoreNotFoundError(f"the store path {layout.root} is a file, not a folder")
+        if not layout.store_file.exists():
+            raise StoreNotFoundError(
+                f"there is no store at {layout.root}; build one, or name another with --store or $EMBEDSTORE"
+            )
+        cls._check_format(layout)
+        return cls(layout)
+
+    @staticmethod
+    def _check_format(layout: StoreLayout) -> None:
+        described = read_json(layout.store_file, max_bytes=1 << 16)
+        version = described.get("format") if isinstance(described, dict) else None
+        if not isinstance(version, int) or described.get("kind") != "store":
+            raise FormatError(f"{layout.store_file} does not describe a store")
+        if version > FORMAT_VERSION:
+            needs = described.get("needs", "a newer version")
+            raise FormatError(f"the store at {layout.root} has format {version}: it needs embedstore >= {needs}")
+
+    @classmethod
+    def create(cls, path: str | Path) -> Store:
+        """Open the store at ``path``, making it where there is none.
+
+        Raises
+        ------
+        UnknownNameError
+            The path is a file, or a folder with other content.
+        StorageError
+            The folder cannot be made.
+        """
+        layout = StoreLayout(Path(path))
+        if layout.root.exists() and not layout.root.is_dir():
+            raise UnknownNameError(f"the store path {layout.root} is a file, not a folder")
+        if not layout.store_file.exists():
+            with storage_errors(layout.root, "create the store"):
+                layout.root.mkdir(parents=True, exist_ok=True)
+                strangers = {entry.name for entry in os.scandir(layout.root)} - {
+                    folder.name for folder in layout.folders
+                }
+                if any(not name.startswith(".") for name in strangers):
+                    raise UnknownNameError(
+                        f"the folder {layout.root} holds other things ({sorted(strangers)[0]}) and is no store; "
+                        "name an empty or new folder"
+                    )
+                for folder in layout.folders:
+                    folder.mkdir(exist_ok=True)
+            create_file(
+                layout.store_file, canonical_json({"format": FORMAT_VERSION, "kind": "store", "needs": "0.1"})
+            )
+        cls._check_format(layout)
+        return cls(layout)
+
+    # -- the log --------------------------------------------------------------------------------------------
+
+    def _head_number(self) -> int:
+        with storage_errors(self.layout.log, "read"):
+            return max((log_number(entry.name) or 0 for entry in os.scandir(self.layout.log)), default=0)
+
+    def log_entry(self, number: int) -> LogEntry:
+        """Read one log entry."""
+        path = self.layout.log_entry(number)
+        described = read_json(path, max_bytes=_MAX_LOG_BYTES)
+        try:
+            return LogEntry(
+                number=number,
+                snapshot_id=described["snapshot"],
+                parent_id=described["parent"],
+                time=described["time"],
+                reason=described["reason"],
+            )
+        except (KeyError, TypeError) as error:
+            raise CorruptionError(f"{path} is no log entry: {error}") from error
+
+    def log(self) -> list[LogEntry]:
+        """Return all log entries, newest first."""
+        return [self.log_entry(number) for number in range(self._head_number(), 0, -1)]
+
+    def snapshot(self, snapshot_id: str | None = None) -> Snapshot:
+        """Return a snapshot by id; the head without one; an empty one for a store without commits.
+
+        Raises
+        ------
+        CorruptionError
+            The snapshot file is not what its name says.
+        """
+        if snapshot_id is None:
+            number = self._head_number()
+            if number == 0:
+                return Snapshot()
+            snapshot_id = self.log_entry(number).snapshot_id
+        path = self.layout.snapshot_file(snapshot_id)
+        payload = read_file(path, max_bytes=64 << 20)
+        if sha256_hex(payload) != snapshot_id:
+            raise CorruptionError(f"{path} is not what was written; run embedstore verify")
+        return Snapshot.from_bytes(payload, source=str(path))
+
+    def commit(self, change: Callable[[Snapshot], Snapshot], *, reason: str) -> str:
+        """Apply ``change`` to the head and publish the result; a change that changes nothing adds no entry.
+
+        Parameters
+        ----------
+        change : callable
+            From the head's snapshot to the new one; called again where another commit came first.
+        reason : str
+            For the log; no ids of clips or patients.
+
+        Returns
+        -------
+        str
+            The head's snapshot id afterwards.
+        """
+        while True:
+            number = self._head_number()
+            parent = None if number == 0 else self.log_entry(number).snapshot_id
+            before = self.snapshot(parent) if parent else Snapshot()
+            after = change(before)
+            if parent is not None and after == before:
+                return parent
+            create_file(self.layout.snapshot_file(after.id), after.to_bytes())
+            entry = {
+                "snapshot": after.id,
+                "parent": parent,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "reason": reason,
+            }
+            if create_file(self.layout.log_entry(number + 1), canonical_json(entry)):
+                return after.id
+
+    # -- sets -----------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[SetEntry]:
+        """Return the head's sets, sorted."""
+        return sorted(self.snapshot().sets)
+
+    def open_set(self, set_id: str) -> EmbeddingSet:
+        """Open a committed set by id."""
+        return EmbeddingSet.open(self.layout.set_folder(set_id), set_id=set_id)
+
+    def get(self, *, dataset: str, encoder: str) -> EmbeddingSet:
+        """Return the one set of a data set and an encoder.
+
+        Parameters
+        ----------
+        dataset : str
+            Name of the data set.
+        encoder : str
+            ``NAME`` (the published variant, or the only one there is) or ``NAME@VARIANT``.
+
+        Raises
+        ------
+        UnknownNameError
+            The head has no such set.
+        AmbiguousNameError
+            Several sets match; the message lists them.
+        """
+        entries = self.entries()
+        if dataset not in {entry.dataset for entry in entries}:
+            known = sorted({entry.dataset for entry in entries})
+            raise UnknownNameError(f"the store has no set of data set {dataset!r}{did_you_mean(dataset, known)}")
+        of_dataset = [entry for entry in entries if entry.dataset == dataset]
+        name, variant = split_title(encoder)
+        matching = [entry for entry in of_dataset if entry.encoder == name and variant in (None, entry.variant)]
+        if variant is None and len(matching) > 1:
+            published = [entry for entry in matching if entry.variant == "published"]
+            matching = published or matching
+        if not matching:
+            known = [entry.title for entry in of_dataset]
+            raise UnknownNameError(f"the store has no {encoder!r} set of {dataset!r}{did_you_mean(encoder, known)}")
+        if len(matching) > 1:
+            listed = ", ".join(f"{entry.title} ({entry.fingerprint[:12]})" for entry in matching)
+            raise AmbiguousNameError(
+                f"several sets of {dataset!r} match {encoder!r}: {listed}; name one NAME@VARIANT"
+            )
+        return self.open_set(matching[0].set_id)
+
+    @staticmethod
+    def entry_of(opened: EmbeddingSet) -> SetEntry:
+        """Return how a snapshot lists a set."""
+        return SetEntry(
+            dataset=opened.dataset,
+            encoder=opened.spec.name,
+            variant=opened.spec.variant,
+            fingerprint=opened.fingerprint,
+            set_id=opened.set_id,
+        )
+
+    # -- manifests ------------------------------------------------------------------------------------------
+
+    def add_manifest(self, manifest: Manifest, *, root: Path | None = None) -> ManifestEntry:
+        """Add a manifest, in place of one of the same name; remember its media root on this machine.
+
+        Raises
+        ------
+        ManifestError
+            The manifest breaks a rule.
+        """
+        manifest.require_valid()
+        entry = ManifestEntry(
+            name=manifest.name,
+            manifest_id=manifest.id,
+            media_digest=manifest.media_digest,
+            annotations_digest=manifest.annotations_digest,
+        )
+        create_file(self.layout.manifest_file(entry.manifest_id), manifest.to_bytes())
+        self.commit(lambda head: head.with_manifest(entry), reason=f"manifest {manifest.name}")
+        if root is not None:
+            self.remember_root(manifest.name, root)
+        return entry
+
+    def manifests(self) -> list[ManifestEntry]:
+        """Return the head's manifests, sorted by name."""
+        return sorted(self.snapshot().manifests)
+
+    def manifest(self, name: str | Path) -> Manifest:
+        """Return a manifest by data set name, or read it from a manifest file.
+
+        Raises
+        ------
+        UnknownNameError
+            Neither a manifest of the head nor a file has this name.
+        """
+        text = str(name)
+        entries = {entry.name: entry for entry in self.manifests()}
+        if text in entries:
+            return self.open_manifest(entries[text])
+        if Path(text).is_file():
+            return Manifest.read(Path(text))
+        raise UnknownNameError(f"the store has no manifest {text!r}{did_you_mean(text, list(entries))}")
+
+    def open_manifest(self, entry: ManifestEntry) -> Manifest:
+        """Read a manifest of the store and check that it is the one that the entry names."""
+        path = self.layout.manifest_file(entry.manifest_id)
+        manifest = Manifest.read(path)
+        if manifest.id != entry.manifest_id:
+            raise CorruptionError(f"{path} is not what was written; run embedstore verify")
+        return manifest
+
+    # -- settings of this machine ---------------------------------------------------------------------------
+
+    def _local(self) -> dict[str, Any]:
+        if not self.layout.local_file.exists():
+            return {}
+        settings = read_json(self.layout.local_file, max_bytes=1 << 20)
+        return settings if isinstance(settings, dict) else {}
+
+    def roots(self) -> Mapping[str, Path]:
+        """Return the media root of each data set on this machine."""
+        return {name: Path(path) for name, path in self._local().get("roots", {}).items()}
+
+    def remember_root(self, dataset: str, root: Path) -> None:
+        """Keep the media root of a data set in the settings of this machine, never in manifests or exports.
+
+        Raises
+        ------
+        StorageError
+            The root is no folder.
+        """
+        if not root.is_dir():
+            raise StorageError(f"the media root {root} is no folder")
+        settings = self._local()
+        settings["roots"] = {**settings.get("roots", {}), dataset: str(root.resolve())}
+        replace_file(self.layout.local_file, canonical_json(settings))
