@@ -23,7 +23,9 @@ from embedstore.files import (
     fsync_folder,
     parse_json,
     read_file,
+    read_sealed_json,
     rename_folder,
+    seal_json,
     storage_errors,
     write_file,
 )
@@ -240,10 +242,8 @@ class EmbeddingSet:
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """Versions, device, times and decode seconds of the build; outside the id."""
-        from embedstore.files import read_json
-
         path = self.folder / PROVENANCE_FILE
-        return dict(read_json(path)) if path.exists() else {}
+        return read_sealed_json(path) if path.exists() else {}
 
     def files(self) -> Iterator[tuple[str, FileRecord]]:
         """Yield (path inside the set's folder, size and digest) of every file of the description."""
@@ -331,7 +331,7 @@ class SetWriter:
             handle.write(group_metadata())
         metadata = {"zarr.json": {"size": handle.record.size, "sha256": handle.record.sha256}}
         with write_file(self.folder / PROVENANCE_FILE) as handle:
-            handle.write(canonical_json(provenance))
+            handle.write(seal_json(provenance))
         description = canonical_json(
             {
                 "format": FORMAT_VERSION,

@@ -12,13 +12,14 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import FormatError, StorageError
+from embedstore.errors import CorruptionError, FormatError, StorageError
+from embedstore.identity import canonical_json, digest_json
 
 __all__ = [
     "FileRecord",
@@ -30,9 +31,11 @@ __all__ = [
     "parse_json",
     "read_file",
     "read_json",
+    "read_sealed_json",
     "remove_file",
     "rename_folder",
     "replace_file",
+    "seal_json",
     "storage_errors",
     "write_file",
 ]
@@ -132,15 +135,20 @@ class HashingFile(io.RawIOBase):
 
 
 @contextmanager
-def write_file(path: Path) -> Iterator[HashingFile]:
+def write_file(path: Path, *, named: Path | None = None) -> Iterator[HashingFile]:
     """Write a new file in a folder that nobody reads yet: fsynced and hashed, without a temporary name.
+
+    Parameters
+    ----------
+    named : Path, optional
+        The path that errors name, where ``path`` is a temporary one.
 
     Raises
     ------
     StorageError
         The disk refused; what was written of this file is removed.
     """
-    with storage_errors(path, "write"):
+    with storage_errors(named or path, "write"):
         handle = HashingFile(path)
         try:
             with handle:
@@ -163,7 +171,7 @@ def fsync_folder(folder: Path) -> None:
 
 def _write_temporary(path: Path, payload: bytes) -> Path:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    with write_file(temporary) as handle:
+    with write_file(temporary, named=path) as handle:
         handle.write(payload)
     return temporary
 
@@ -185,7 +193,7 @@ def create_file(path: Path, payload: bytes) -> bool:
             except FileExistsError:
                 return False
             except OSError as error:
-                if error.errno not in _NO_LINKS or path.exists():
+                if error.errno not in _NO_LINKS:
                     raise
                 # No hard links here: rename after an exclusive reservation is the nearest thing.
                 return _reserve_and_rename(temporary, path)
@@ -305,6 +313,29 @@ def parse_json(payload: bytes, *, source: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise FormatError(f"{source} is no valid JSON: {reason}") from error
+
+
+def seal_json(document: Mapping[str, Any]) -> bytes:
+    """Return canonical JSON of ``document`` with a ``seal``: the SHA-256 of the rest.
+
+    For small files whose digest stands nowhere else, so that verify finds a flipped bit in them too.
+    """
+    return canonical_json({**document, "seal": digest_json(document)})
+
+
+def read_sealed_json(path: Path, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
+    """Read what `seal_json` wrote.
+
+    Raises
+    ------
+    CorruptionError
+        The seal does not fit the rest.
+    """
+    document = read_json(path, max_bytes=max_bytes)
+    seal = document.pop("seal", None) if isinstance(document, dict) else None
+    if seal is None or seal != digest_json(document):
+        raise CorruptionError(f"{path} is not what was written; run embedstore verify")
+    return dict(document)
 
 
 def read_json(path: Path, *, max_bytes: int = 64 << 20) -> Any:

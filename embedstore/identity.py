@@ -29,7 +29,7 @@ def _normalise(value: Any) -> Any:
         if not all(isinstance(key, str) for key in value):
             raise TypeError("canonical JSON keys are strings")
         return {unicodedata.normalize("NFC", key): _normalise(entry) for key, entry in value.items()}
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [_normalise(entry) for entry in value]
     raise TypeError(f"canonical JSON cannot hold a {type(value).__name__}")
 

@@ -105,6 +105,10 @@ class StoreLayout:
         """File of one manifest."""
         return self.manifests / f"{manifest_id}.parquet"
 
+    def manifest_record(self, manifest_id: str) -> Path:
+        """Size and digest of one manifest's file."""
+        return self.manifests / f"{manifest_id}.json"
+
     def snapshot_file(self, snapshot_id: str) -> Path:
         """File of one snapshot."""
         return self.snapshots / f"{snapshot_id}.json"

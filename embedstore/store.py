@@ -23,15 +23,21 @@ from embedstore.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from embedstore.files import create_file, read_file, read_json, replace_file, storage_errors
+from embedstore.files import (
+    create_file,
+    read_file,
+    read_json,
+    read_sealed_json,
+    replace_file,
+    seal_json,
+    storage_errors,
+)
 from embedstore.history import LogEntry, ManifestEntry, SetEntry, Snapshot
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.layout import FORMAT_VERSION, StoreLayout, log_number
 from embedstore.manifest import Manifest
 
 __all__ = ["Store"]
-
-_MAX_LOG_BYTES = 1 << 20
 
 
 class Store:
@@ -121,7 +127,7 @@ class Store:
     def log_entry(self, number: int) -> LogEntry:
         """Read one log entry."""
         path = self.layout.log_entry(number)
-        described = read_json(path, max_bytes=_MAX_LOG_BYTES)
+        described = read_sealed_json(path)
         try:
             return LogEntry(
                 number=number,
@@ -185,7 +191,7 @@ class Store:
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "reason": reason,
             }
-            if create_file(self.layout.log_entry(number + 1), canonical_json(entry)):
+            if create_file(self.layout.log_entry(number + 1), seal_json(entry)):
                 return after.id
 
     # -- sets -----------------------------------------------------------------------------------------------
@@ -263,7 +269,10 @@ class Store:
             media_digest=manifest.media_digest,
             annotations_digest=manifest.annotations_digest,
         )
-        create_file(self.layout.manifest_file(entry.manifest_id), manifest.to_bytes())
+        payload = manifest.to_bytes()
+        create_file(self.layout.manifest_file(entry.manifest_id), payload)
+        record = {"manifest": entry.manifest_id, "size": len(payload), "sha256": sha256_hex(payload)}
+        create_file(self.layout.manifest_record(entry.manifest_id), seal_json(record))
         self.commit(lambda head: head.with_manifest(entry), reason=f"manifest {manifest.name}")
         if root is not None:
             self.remember_root(manifest.name, root)

@@ -122,18 +122,18 @@ def _check_neighbours() -> None:
             )
 
 
-def run(
-    group: click.Group, argv: Sequence[str] | None = None, *, before: Callable[[], None] | None = None
-) -> NoReturn:
-    """Run a program under the contract and exit.
+def _interrupt(signal_number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(group: click.Group, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a program under the contract and exit; SIGTERM ends it as Ctrl-C does.
 
     Parameters
     ----------
     group : click.Group
     argv : sequence of str, optional
         Arguments; ``sys.argv[1:]`` without.
-    before : callable, optional
-        Checked first.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = "--json" in arguments, "--debug" in arguments

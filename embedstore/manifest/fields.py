@@ -10,7 +10,15 @@ import pyarrow as pa
 
 from embedstore.errors import ManifestError
 
-__all__ = ["ARROW_TYPES", "KEY_FRAMES_COLUMN", "KEY_FRAMES_TYPE", "KEY_FRAME_ROLES", "STANDARD", "ManifestField"]
+__all__ = [
+    "ARROW_TYPES",
+    "KEY_FRAMES_COLUMN",
+    "KEY_FRAMES_TYPE",
+    "KEY_FRAME_ROLES",
+    "STANDARD",
+    "ManifestField",
+    "schema_of",
+]
 
 KEY_FRAMES_COLUMN = "key_frames"
 KEY_FRAME_ROLES = ("ed", "es", "lvidd", "ivsd", "lvpwd", "annotated")
@@ -26,6 +34,16 @@ ARROW_TYPES = {
 KEY_FRAMES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("frame", pa.int64())]))
 
 
+def _is_range(plausible: Any, *, kind: str) -> bool:
+    return (
+        kind in ("number", "integer")
+        and isinstance(plausible, tuple)
+        and len(plausible) == 2
+        and all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in plausible)
+        and plausible[0] <= plausible[1]
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ManifestField:
     """One column: its role, kind, unit and where its values come from.
@@ -36,6 +54,11 @@ class ManifestField:
     kind : {"text", "number", "integer", "boolean", "category"}
     plausible : (float, float) or None
         Range outside of which a value is a mistake, e.g. (1, 100) for LVEF in per cent.
+
+    Raises
+    ------
+    ManifestError
+        A name, role, kind or range that cannot be.
     """
 
     name: str
@@ -46,8 +69,18 @@ class ManifestField:
     source: str | None = None
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.strip() and self.name.isprintable()):
+            raise ManifestError(f"a column needs a name of printable characters, got {self.name!r}")
+        if self.name == KEY_FRAMES_COLUMN:
+            raise ManifestError(f"the column name {KEY_FRAMES_COLUMN!r} is kept for the key-frame table")
         if self.role not in _ROLES or self.kind not in ARROW_TYPES:
             raise ManifestError(f"column {self.name!r} got role {self.role!r} and kind {self.kind!r}")
+        if not all(text is None or isinstance(text, str) for text in (self.unit, self.source)):
+            raise ManifestError(f"column {self.name!r} got a unit or a source that is no text")
+        if self.plausible is not None and not _is_range(self.plausible, kind=self.kind):
+            raise ManifestError(
+                f"column {self.name!r} got the plausible range {self.plausible!r}, needs (low, high) and numbers"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values only."""
@@ -92,3 +125,9 @@ _STANDARD_FIELDS = (
     ManifestField(name="view_source", role="extra", kind="category"),
 )
 STANDARD = {standard.name: standard for standard in _STANDARD_FIELDS}
+
+
+def schema_of(fields: Mapping[str, ManifestField]) -> pa.Schema:
+    """Return the Arrow schema of a manifest with these columns: they in their order, then the key frames."""
+    columns = [(name, ARROW_TYPES[declared.kind]) for name, declared in fields.items()]
+    return pa.schema([*columns, (KEY_FRAMES_COLUMN, KEY_FRAMES_TYPE)])

@@ -62,10 +62,18 @@ class RecipeRequest:
 
 @dataclass(frozen=True)
 class RecipeOutcome:
-    """The manifest and what a person should know about how it came about."""
+    """The manifest and what a person should know about how it came about.
+
+    Attributes
+    ----------
+    root : Path or None
+        Folder that the manifest's paths start from, to be remembered in the store's local settings and nowhere
+        else: the one of the request, or the one that a recipe found by itself. None where there are no media.
+    """
 
     manifest: Manifest
     findings: tuple[Finding, ...] = ()
+    root: Path | None = None
 
 
 class Recipe(Protocol):

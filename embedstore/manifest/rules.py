@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
 
 from embedstore.layout import is_digest
+from embedstore.manifest.cells import composed
 from embedstore.manifest.fields import KEY_FRAME_ROLES, KEY_FRAMES_COLUMN
 from embedstore.manifest.split import SPLITS
 from embedstore.manifest.table import Manifest, Problem
@@ -22,10 +24,9 @@ def _identity_problems(manifest: Manifest) -> list[Problem]:
     empty = [f"row {row}" for row, clip_id in enumerate(ids) if not clip_id]
     if empty:
         problems.append(Problem("clip-id-empty", "rows without a clip id", tuple(empty)))
-    seen: dict[str, int] = defaultdict(int)
-    for clip_id in ids:
-        seen[clip_id or ""] += 1
-    doubled = tuple(clip_id for clip_id, count in seen.items() if clip_id and count > 1)
+    # Ids are compared as digests see them: two spellings of one accented letter are one id there.
+    seen = Counter(composed(clip_id) for clip_id in ids if clip_id)
+    doubled = tuple(clip_id for clip_id, count in seen.items() if count > 1)
     if doubled:
         problems.append(Problem("clip-id-duplicate", "clip ids that stand more than once", doubled))
     for name in ("clip_id", "patient_id", "study_id"):
@@ -67,12 +68,21 @@ def _value_problems(manifest: Manifest) -> list[Problem]:
     for key, text in manifest.unreadable.items():
         column, _, clip_id = key.partition("\t")
         by_column[column].append(f"{clip_id} ({text})")
+    for name, declared in manifest.fields.items():
+        if declared.kind == "number":
+            by_column[name] += [
+                f"{clip_id} ({value})"
+                for clip_id, value in zip(manifest.clip_ids, manifest.column(name), strict=True)
+                if value is not None and not math.isfinite(value)
+            ]
     for column, rows in by_column.items():
+        if not rows:
+            continue
         if column == KEY_FRAMES_COLUMN:
             problems.append(Problem("key-frame-clip", "key frames of clips that are not there", tuple(rows)))
         else:
             kind = manifest.fields[column].kind
-            wanted = "true or false" if kind == "boolean" else "a finite number"
+            wanted = {"boolean": "true or false", "integer": "a whole number"}.get(kind, "a finite number")
             problems.append(Problem("not-a-number", f"column {column!r} needs {wanted}, by clip", tuple(rows)))
     for name, declared in manifest.fields.items():
         if declared.plausible is None:
@@ -81,7 +91,7 @@ def _value_problems(manifest: Manifest) -> list[Problem]:
         outside = tuple(
             f"{clip_id} ({value:g})"
             for clip_id, value in zip(manifest.clip_ids, manifest.column(name), strict=True)
-            if value is not None and not low <= value <= high
+            if value is not None and math.isfinite(value) and not low <= value <= high
         )
         if outside:
             unit = f" {declared.unit}" if declared.unit else ""
@@ -116,6 +126,13 @@ def _media_problems(manifest: Manifest) -> list[Problem]:
             manifest, "sha256", "sha256", "sha256 that is no SHA-256, by clip", lambda text: not is_digest(text)
         ),
         *_column_problem(manifest, "path", "path", "paths that leave the root, by clip", _leaves_root),
+        *(
+            problem
+            for name in ("height", "width", "spacing_x_mm", "spacing_y_mm")
+            for problem in _column_problem(
+                manifest, name, "size", f"{name} that is not above 0, by clip", lambda size: size <= 0
+            )
+        ),
     ]
     counts = dict(zip(manifest.clip_ids, manifest.column("n_frames"), strict=True))
     odd = tuple(

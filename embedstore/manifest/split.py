@@ -45,7 +45,7 @@ def draw_patient_split(
     patients : sequence of str
         Patient of each row.
     fractions : (float, float, float)
-        Shares of train, val and test among patients.
+        Shares of train, val and test among patients; from three patients on, no split that has a share is empty.
 
     Returns
     -------
@@ -55,6 +55,9 @@ def draw_patient_split(
     distinct = sorted(set(patients), key=lambda patient: (derive_seed("split", seed, patient), patient))
     n_train = round(fractions[0] * len(distinct))
     n_val = round(fractions[1] * len(distinct))
+    if len(distinct) >= len(SPLITS):
+        n_val = max(n_val, fractions[1] > 0)
+        n_train = max(min(n_train, len(distinct) - n_val - (fractions[2] > 0)), fractions[0] > 0)
     split_of = {
         patient: "train" if rank < n_train else "val" if rank < n_train + n_val else "test"
         for rank, patient in enumerate(distinct)

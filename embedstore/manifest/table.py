@@ -6,7 +6,6 @@ Two digests: *media* covers content and every value that decoding or sampling re
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,19 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedstore.dataset import DatasetFacts
-from embedstore.errors import FormatError, ManifestError, UnknownNameError, did_you_mean
-from embedstore.files import parse_json, replace_file, storage_errors
-from embedstore.identity import canonical_json, digest_json
-from embedstore.manifest.fields import ARROW_TYPES, KEY_FRAMES_COLUMN, KEY_FRAMES_TYPE, STANDARD, ManifestField
+from embedstore.errors import ManifestError, UnknownNameError, did_you_mean
+from embedstore.files import read_file, replace_file, storage_errors
+from embedstore.identity import digest_json
+from embedstore.manifest.cells import read_cell, to_json_cells
+from embedstore.manifest.fields import (
+    ARROW_TYPES,
+    KEY_FRAMES_COLUMN,
+    KEY_FRAMES_TYPE,
+    STANDARD,
+    ManifestField,
+    schema_of,
+)
 
 __all__ = ["Manifest", "Problem"]
 
 MANIFEST_VERSION = 1
-HEADER_KEY = b"embedstore.manifest"
-_MAX_MANIFEST_BYTES = 4 << 30
+_MAX_MANIFEST_BYTES = 2 << 30
 _ROWS_NAMED = 8
 
 
@@ -70,6 +75,22 @@ class Manifest:
     recipe: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, standard in STANDARD.items():
+            found = self.fields.get(name)
+            if found is None:
+                raise ManifestError(f"a manifest needs the column {name!r}")
+            same_role = found.role == standard.role or standard.role in ("label", "extra")
+            if found.kind != standard.kind or not same_role:
+                raise ManifestError(
+                    f"column {name!r} is {standard.kind} in the role {standard.role!r}, "
+                    f"got {found.kind} in the role {found.role!r}"
+                )
+        if any(name != declared.name for name, declared in self.fields.items()):
+            raise ManifestError("a column is declared under another name than its own")
+        if not self.table.schema.equals(schema_of(self.fields)):
+            raise ManifestError("the table has other columns than are declared")
+
     @property
     def name(self) -> str:
         """Name of the data set."""
@@ -111,7 +132,7 @@ class Manifest:
         Raises
         ------
         ManifestError
-            A row has a column that no field declares.
+            A row has a column that no field declares, a field cannot be, or text is no valid Unicode.
         """
         declared = {**STANDARD, **{extra.name: extra for extra in fields}}
         ordered = sorted(rows, key=lambda row: str(row.get("clip_id") or ""))
@@ -124,11 +145,16 @@ class Manifest:
         for name, declared_field in declared.items():
             cells = []
             for row in ordered:
-                cell, text = _read_cell(row.get(name), declared_field.kind)
+                cell, text = read_cell(row.get(name), declared_field.kind)
                 if text is not None:
                     unreadable[f"{name}\t{row.get('clip_id')}"] = text
                 cells.append(cell)
-            columns[name] = pa.array(cells, type=ARROW_TYPES[declared_field.kind])
+            try:
+                columns[name] = pa.array(cells, type=ARROW_TYPES[declared_field.kind])
+            except UnicodeEncodeError as error:
+                raise ManifestError(
+                    f"column {name!r} holds text that is no valid Unicode: {error.object!r}; rename that file or cell"
+                ) from error
         frames_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for clip_id, role, frame in sorted(set(key_frames)):
             frames_of[clip_id].append({"role": role, "frame": frame})
@@ -205,7 +231,7 @@ class Manifest:
 
     def _digest_of(self, names: Iterable[str], extra: Mapping[str, Any]) -> str:
         columns = {name: self.table.column(name).to_pylist() for name in ["clip_id", *names]}
-        return digest_json({"columns": _jsonable(columns), **extra})
+        return digest_json({"columns": to_json_cells(columns), **extra})
 
     @cached_property
     def media_digest(self) -> str:
@@ -218,7 +244,7 @@ class Manifest:
     def annotations_digest(self) -> str:
         """SHA-256 over labels, splits, patients, paths and every statement of the header."""
         names = [f.name for f in self.fields.values() if f.role not in ("media", "sampling")]
-        header = self._header()
+        header = self.header()
         return self._digest_of(sorted({*names, "path"} - {"clip_id"}), {"header": header})
 
     @property
@@ -251,7 +277,8 @@ class Manifest:
 
     # -- files ----------------------------------------------------------------------------------------------
 
-    def _header(self) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
+        """Return everything but the rows as JSON values: what stands beside the table in its file."""
         return {
             "version": MANIFEST_VERSION,
             "dataset": self.dataset.to_dict(),
@@ -264,11 +291,9 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the Parquet file: equal manifests give equal bytes under one pyarrow version."""
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, self.table.schema, compression="zstd", store_schema=False) as writer:
-            writer.write_table(self.table, row_group_size=1 << 20)
-            writer.add_key_value_metadata({HEADER_KEY: canonical_json(self._header())})
-        return bytes(sink.getvalue())
+        from embedstore.manifest.stored import format_manifest
+
+        return format_manifest(self)
 
     def write(self, path: Path) -> None:
         """Write the manifest, replacing what is there in one step."""
@@ -287,78 +312,13 @@ class Manifest:
         StorageError
             The file cannot be read.
         """
-        with storage_errors(path, "read"):
-            if path.stat().st_size > _MAX_MANIFEST_BYTES:
-                raise FormatError(f"{path} is too large for a manifest")
-            try:
-                with pq.ParquetFile(
-                    path, thrift_string_size_limit=256 << 20, thrift_container_size_limit=1 << 24
-                ) as parquet:
-                    header_bytes = (parquet.metadata.metadata or {}).get(HEADER_KEY)
-                    table = parquet.read()
-            except (pa.ArrowException, ValueError) as error:
-                raise FormatError(f"{path} is no manifest: it is no readable Parquet file") from error
-        if header_bytes is None:
-            raise FormatError(f"{path} is no manifest: make one with embedstore manifest make")
-        return cls._from_parts(table, parse_json(header_bytes, source=str(path)), source=str(path))
+        from embedstore.manifest.stored import parse_manifest
 
-    @classmethod
-    def _from_parts(cls, table: pa.Table, header: Any, *, source: str) -> Manifest:
-        try:
-            version = header["version"]
-            if version > MANIFEST_VERSION:
-                raise FormatError(f"{source} is a manifest of version {version}: it needs a newer embedstore")
-            fields = {entry["name"]: ManifestField.from_dict(entry) for entry in header["fields"]}
-            dataset = DatasetFacts.model_validate(header["dataset"])
-            statements = {key: header[key] for key in ("patient_ids", "split_rule", "recipe", "unreadable")}
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"{source} has a broken manifest header: {error}") from error
-        expected = pa.schema(
-            [(name, ARROW_TYPES[declared.kind]) for name, declared in fields.items()]
-            + [(KEY_FRAMES_COLUMN, KEY_FRAMES_TYPE)]
-        )
-        columns = {name: table.column(name) for name in expected.names if name in table.column_names}
-        missing = set(expected.names) - set(columns)
-        if missing or set(STANDARD) - set(fields) or table.num_columns != len(expected):
-            raise FormatError(f"{source} has other columns than its header says")
-        try:
-            cast = pa.table({name: columns[name].combine_chunks() for name in expected.names}).cast(expected)
-        except (pa.ArrowException, ValueError) as error:
-            raise FormatError(f"{source} has columns of another type than its header says") from error
-        return cls(table=cast.replace_schema_metadata(None), fields=fields, dataset=dataset, **statements)
+        return parse_manifest(read_file(path, max_bytes=_MAX_MANIFEST_BYTES), source=str(path))
 
     def with_rows(self, keep: Sequence[bool]) -> Manifest:
-        """Return the manifest with the rows where ``keep`` is true."""
-        return replace(self, table=self.table.filter(pa.array(keep)))
-
-
-def _jsonable(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    def cell(value: Any) -> Any:
-        return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {name: [cell(value) for value in values] for name, values in columns.items()}
-
-
-def _read_cell(value: Any, kind: str) -> tuple[Any, str | None]:
-    """Return the cell, and the text found where it is not of its kind."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None, None
-    if kind in ("text", "category"):
-        return str(value), None
-    text = str(value).strip()
-    if kind == "boolean":
-        if isinstance(value, bool):
-            return value, None
-        read = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}.get(text.lower())
-        return read, None if read is not None else text
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None, text
-    if not math.isfinite(number):
-        return None, text
-    if kind == "integer":
-        return (int(number), None) if number == int(number) else (None, text)
-    return number, None
+        """Return the manifest with the rows where ``keep`` is true, and what is reported about them."""
+        table = self.table.filter(pa.array(keep, type=pa.bool_()))
+        kept = set(table.column("clip_id").to_pylist())
+        unreadable = {key: text for key, text in self.unreadable.items() if key.partition("\t")[2] in kept}
+        return replace(self, table=table, unreadable=unreadable)

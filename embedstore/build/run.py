@@ -1,0 +1,441 @@
+"""`build_sets`: from manifests and encoders to committed sets. The library function behind ``embedstore build``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from embedstore.build.commit import commit_build, open_units
+from embedstore.build.lock import build_lock
+from embedstore.build.pipeline import EncoderRun, PipelineOptions, run_units
+from embedstore.build.plan import BuildPlan, make_plan
+from embedstore.build.units import read_receipts
+from embedstore.build.weights import Weights, find_weights, has_weights
+from embedstore.encoder import Encoder, EncoderCard, LoadRequest, encoder_cards, get_card, load_encoder, split_title
+from embedstore.errors import UnknownNameError
+from embedstore.manifest import Manifest
+from embedstore.spec import EncoderSpec, FrameSampling
+from embedstore.store import Store
+from embedstore.where import parse_where
+
+__all__ = ["BuildOutcome", "BuildRequest", "Progress", "build_sets"]
+
+_VERSIONED = ("embedstore", "numpy", "pyarrow", "torch", "torchvision", "av", "opencv-python-headless", "pydicom")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What to build and how.
+
+    Attributes
+    ----------
+    encoders : tuple of str
+        ``NAME[@VARIANT]``, or ``all``: every encoder whose weights are on this machine.
+    manifests : tuple of str
+        Names of the store's manifests, or manifest files; every manifest of the store without.
+    roots : mapping of str to Path
+        Media root by data set name; ``""`` for any.
+    weights : mapping of str to Path
+        Checkpoint by encoder name.
+    sampling : str or None
+        A rule in place of the variant's.
+    where : str or None
+        Condition on manifest columns that picks clips.
+    limit : int or None
+        First N patients only.
+    shard : (int, int) or None
+        This worker's part I of N.
+    n_workers : int or None
+        Decode processes; None for one less than the cores, at least one.
+    """
+
+    encoders: tuple[str, ...]
+    manifests: tuple[str, ...] = ()
+    roots: Mapping[str, Path] = field(default_factory=dict)
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    sampling: str | None = None
+    where: str | None = None
+    limit: int | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    n_workers: int | None = None
+    precision: str = "float32"
+    dtype: str = "float16"
+    with_frames: bool = True
+    stop_on_error: bool = False
+    shard: tuple[int, int] | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOutcome:
+    """What became of one data set and one encoder.
+
+    Attributes
+    ----------
+    set_id : str or None
+        None while units of other workers are open, and in a dry run.
+    n_reused : int
+        Clips that needed no encoding.
+    units_open : int
+    reasons : mapping of str to int
+        Why clips failed.
+    rest_seconds : float or None
+        With a limit, the time that the clips left out would take at the speed measured.
+    """
+
+    dataset: str
+    encoder: str
+    set_id: str | None
+    n_expected: int
+    n_ok: int
+    n_failed: int
+    n_reused: int
+    n_frames: int
+    dim: int
+    frame_dim: int | None
+    seconds: float
+    units_open: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    failed_clips: Sequence[tuple[str, str, str]] = ()
+    rest_seconds: float | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of the command's JSON."""
+        return {
+            "dataset": self.dataset,
+            "encoder": self.encoder,
+            "set": self.set_id,
+            "clips_expected": self.n_expected,
+            "clips_ok": self.n_ok,
+            "clips_failed": self.n_failed,
+            "clips_reused": self.n_reused,
+            "frames": self.n_frames,
+            "dim": self.dim,
+            "frame_dim": self.frame_dim,
+            "seconds": round(self.seconds, 3),
+            "units_open": self.units_open,
+            "failure_reasons": dict(self.reasons),
+            "rest_seconds": None if self.rest_seconds is None else round(self.rest_seconds, 1),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Callbacks of a build.
+
+    Attributes
+    ----------
+    begin : callable
+        Told (label, clips to encode) before a data set's pipeline starts.
+    clip : callable
+        Told (clip id, reason or None) for each clip.
+    note : callable
+        Told one sentence at a time.
+    """
+
+    begin: Callable[[str, int], None] = lambda label, total: None
+    clip: Callable[[str, str | None], None] = lambda clip_id, reason: None
+    note: Callable[[str], None] = lambda sentence: None
+
+
+@dataclass
+class _Chosen:
+    """One encoder of a request: card, weights, spec; the model is loaded when first needed."""
+
+    card: EncoderCard
+    weights: Weights
+    spec: EncoderSpec
+    loaded: Encoder | None = None
+
+    def load(self, device: str) -> Encoder:
+        if self.loaded is None:
+            request = LoadRequest(spec=self.spec, weights=self.weights.path, device=device)
+            self.loaded = load_encoder(self.card, request)
+        return self.loaded
+
+
+def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]:
+    titles = list(request.encoders)
+    if "all" in titles:
+        cards = encoder_cards()
+        ready = [name for name, card in cards.items() if name in request.weights or has_weights(card)]
+        absent = sorted(set(cards) - set(ready))
+        if absent:
+            progress.note(f"no weights on this machine for: {', '.join(absent)}")
+        titles = [*ready, *(title for title in titles if title != "all" and title not in ready)]
+    unknown = set(request.weights) - {split_title(title)[0] for title in titles}
+    if unknown:
+        raise UnknownNameError(
+            f"--weights names {sorted(unknown)[0]!r}, which is not among the encoders of this build"
+        )
+    sampling = None if request.sampling is None else FrameSampling(request.sampling)
+    chosen = []
+    for title in dict.fromkeys(titles):
+        name, variant = split_title(title)
+        card = get_card(name)
+        weights = find_weights(card, request.weights.get(name))
+        spec = card.spec(
+            variant=variant or "published",
+            weights_sha256=weights.sha256,
+            sampling=sampling,
+            precision=request.precision,
+            dtype=request.dtype,
+        )
+        chosen.append(_Chosen(card, weights, spec))
+    return chosen
+
+
+def _select(manifest: Manifest, request: BuildRequest) -> list[bool]:
+    selected = [True] * len(manifest)
+    if request.where is not None:
+        selected = [bool(flag) for flag in parse_where(request.where).mask(manifest.table)]
+    if request.limit is not None:
+        patients = dict.fromkeys(patient for patient, flag in zip(manifest.patients, selected, strict=True) if flag)
+        first = set(list(patients)[: request.limit])
+        selected = [flag and patient in first for patient, flag in zip(manifest.patients, selected, strict=True)]
+    if not any(selected):
+        raise UnknownNameError(f"no clip of manifest {manifest.name!r} fulfils the selection")
+    return selected
+
+
+def _provenance(encoder: Encoder | None, plan: BuildPlan, folder: Path, wall_s: float) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    receipts = read_receipts(folder).values()
+    return {
+        "versions": versions,
+        "device": getattr(encoder, "device_name", "cpu") if encoder is not None else None,
+        "host_class": f"{platform.system()}-{platform.machine()}-{os.cpu_count()}",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "batch_size": plan.batch_size,
+        "parent": plan.parent,
+        "wall_seconds": round(wall_s, 3),
+        "decode_seconds": round(sum(receipt.decode_seconds for receipt in receipts), 3),
+        "encode_seconds": round(sum(receipt.encode_seconds for receipt in receipts), 3),
+        "clips_encoded": sum(receipt.rows["clips"] for receipt in receipts),
+    }
+
+
+def _describe(store: Store, plan: BuildPlan, set_id: str, began: float, n_encoded: int) -> BuildOutcome:
+    opened = store.open_set(set_id)
+    selected = {clip.clip_id for clip in plan.clips}
+    failures = [row for row in opened.failures.to_pylist() if row["clip_id"] in selected]
+    arrays = opened.described["arrays"]
+    n_ok = min(len(opened), plan.n_expected - len(failures))
+    return BuildOutcome(
+        dataset=plan.dataset,
+        encoder=plan.spec.title,
+        set_id=set_id,
+        n_expected=plan.n_expected,
+        n_ok=n_ok,
+        n_failed=len(failures),
+        n_reused=max(0, n_ok - n_encoded),
+        n_frames=arrays["frames"]["n_rows"] if "frames" in arrays else 0,
+        dim=arrays["clips"]["dim"],
+        frame_dim=arrays["frames"]["dim"] if "frames" in arrays else None,
+        seconds=time.perf_counter() - began,
+        reasons=dict(Counter(str(row["reason"]) for row in failures)),
+        failed_clips=[(row["clip_id"], row["reason"], row["detail"]) for row in failures],
+    )
+
+
+class _DatasetBuild:
+    """All encoders of a request on one manifest."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, root: Path | None, request: BuildRequest, progress: Progress
+    ) -> None:
+        self._store, self._manifest, self._root = store, manifest, root
+        self._request, self._progress = request, progress
+        self._selected = _select(manifest, request)
+        self._began = time.perf_counter()
+
+    def plan(self, chosen: _Chosen) -> BuildPlan:
+        """Plan one encoder."""
+        return make_plan(
+            self._store,
+            self._manifest,
+            chosen.spec,
+            selected=self._selected,
+            root=self._root,
+            with_frames=self._request.with_frames,
+        )
+
+    def _settle(self, chosen: _Chosen, plan: BuildPlan, folder: Path) -> tuple[BuildPlan, Encoder | None]:
+        """Return the plan that counts: the one on disk, else this one with a batch size, written."""
+        written = BuildPlan.read(folder)
+        asked = self._request.batch_size
+        if written is not None and asked is not None and written.batch_size != asked:
+            if read_receipts(folder):
+                self._progress.note(
+                    f"this build of {plan.spec.title} began with batch size {written.batch_size} and goes on with it"
+                )
+            elif self._request.shard is None:
+                shutil.rmtree(folder)
+                written = None
+        encoder = None
+        if written is None:
+            batch_size = asked
+            if plan.units:
+                encoder = chosen.load(self._request.device)
+                kind = getattr(encoder, "device_type", "cpu")
+                batch_size = asked or chosen.card.batch_size.get(kind, chosen.card.batch_size["cpu"])
+            replace(plan, batch_size=batch_size).write(folder)
+            written = BuildPlan.read(folder)
+            assert written is not None
+        if encoder is None and open_units(written, folder):
+            encoder = chosen.load(self._request.device)
+        return written, encoder
+
+    def run(self, encoders: Sequence[_Chosen]) -> list[BuildOutcome]:
+        """Build every encoder's set, decoding each clip once."""
+        plans = [(chosen, self.plan(chosen)) for chosen in encoders]
+        if self._request.dry_run:
+            return [self._dry(plan) for _, plan in plans]
+        outcomes: dict[str, BuildOutcome] = {}
+        shard = self._request.shard
+        with ExitStack() as stack:
+            for _, plan in plans:
+                if not plan.is_done:
+                    stack.enter_context(build_lock(self._store.layout.builds, plan.key, shared=shard is not None))
+            # What was committed while we waited for nobody's lock may have changed the plans: make them again.
+            plans = [(chosen, self.plan(chosen)) for chosen in encoders]
+            runs: list[EncoderRun] = []
+            settled: list[tuple[_Chosen, BuildPlan, Path, Encoder | None, int]] = []
+            for chosen, plan in plans:
+                if plan.is_done:
+                    assert plan.parent is not None
+                    outcomes[plan.spec.title] = _describe(self._store, plan, plan.parent, self._began, 0)
+                    continue
+                folder = self._store.layout.build_folder(plan.key)
+                written, encoder = self._settle(chosen, plan, folder)
+                units = open_units(written, folder)
+                mine = [unit for unit in units if shard is None or unit % shard[1] == shard[0]]
+                n_encoded = sum(len(clips) for unit, clips in written.units.items() if unit in mine)
+                settled.append((chosen, written, folder, encoder, n_encoded))
+                if mine and encoder is not None:
+                    runs.append(EncoderRun(plan=written, encoder=encoder, folder=folder, units=mine))
+            self._encode(runs)
+            for chosen, plan, folder, encoder, n_encoded in settled:
+                outcomes[plan.spec.title] = self._commit(plan, folder, encoder, n_encoded)
+                chosen.loaded = encoder
+        return [outcomes[plan.spec.title] for _, plan in plans]
+
+    def _encode(self, runs: Sequence[EncoderRun]) -> None:
+        if not runs:
+            return
+        total = len({clip.clip_id for run in runs for clips in run.clips_of.values() for clip in clips})
+        self._progress.begin(self._manifest.name, total)
+        n_workers = self._request.n_workers
+        options = PipelineOptions(
+            n_workers=max(1, len(os.sched_getaffinity(0)) - 1) if n_workers is None else n_workers,
+            stop_on_error=self._request.stop_on_error,
+            on_clip=self._progress.clip,
+        )
+        run_units(self._manifest, runs, root=self._root, options=options)
+
+    def _commit(self, plan: BuildPlan, folder: Path, encoder: Encoder | None, n_encoded: int) -> BuildOutcome:
+        still_open = open_units(plan, folder)
+        if still_open:
+            seconds = time.perf_counter() - self._began
+            done = read_receipts(folder).values()
+            return BuildOutcome(
+                dataset=plan.dataset,
+                encoder=plan.spec.title,
+                set_id=None,
+                n_expected=plan.n_expected,
+                n_ok=sum(receipt.rows["clips"] for receipt in done),
+                n_failed=sum(receipt.rows["failures"] for receipt in done),
+                n_reused=0,
+                n_frames=sum(receipt.rows.get("frames", 0) for receipt in done),
+                dim=plan.spec.clip_dim,
+                frame_dim=plan.spec.frame_dim,
+                seconds=seconds,
+                units_open=len(still_open),
+            )
+        wall_s = time.perf_counter() - self._began
+        provenance = _provenance(encoder, plan, folder, wall_s)
+        reason = f"build {plan.spec.title} on {plan.dataset}"
+        set_id = commit_build(self._store, plan, folder, provenance=provenance, reason=reason)
+        outcome = _describe(self._store, plan, set_id, self._began, n_encoded)
+        rest = len(self._manifest) - sum(self._selected)
+        if self._request.limit is not None and n_encoded:
+            return replace(outcome, rest_seconds=rest * outcome.seconds / n_encoded)
+        return outcome
+
+    def _dry(self, plan: BuildPlan) -> BuildOutcome:
+        counts = Counter(clip.action for clip in plan.clips)
+        listed = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
+        return BuildOutcome(
+            dataset=plan.dataset,
+            encoder=plan.spec.title,
+            set_id=None,
+            n_expected=plan.n_expected,
+            n_ok=0,
+            n_failed=counts["fail"],
+            n_reused=counts["keep"] + counts["copy"] + counts["twin"],
+            n_frames=0,
+            dim=plan.spec.clip_dim,
+            frame_dim=plan.spec.frame_dim,
+            seconds=time.perf_counter() - self._began,
+            units_open=len(plan.units),
+            note=f"would: {listed or 'nothing'}",
+        )
+
+
+def build_sets(store: Store, request: BuildRequest, *, progress: Progress | None = None) -> list[BuildOutcome]:
+    """Build the sets of a request and commit each that is complete.
+
+    Parameters
+    ----------
+    store : Store
+    request : BuildRequest
+    progress : Progress, optional
+
+    Returns
+    -------
+    list of BuildOutcome
+        One for each manifest and encoder, in the order asked for.
+
+    Raises
+    ------
+    UnknownNameError
+        An encoder, manifest, column or weights file is not known.
+    NothingDecodedError
+        Not one clip of a data set could be decoded.
+    BusyError
+        Another live build of one of the sets runs on this host.
+    """
+    told = progress or Progress()
+    names = request.manifests or tuple(entry.name for entry in store.manifests())
+    if not names:
+        raise UnknownNameError(
+            f"the store at {store.layout.root} has no manifest; add one with embedstore manifest add FILE"
+        )
+    encoders = _choose_encoders(request, told)
+    outcomes: list[BuildOutcome] = []
+    for name in names:
+        manifest = store.manifest(name)
+        root = request.roots.get(manifest.name, request.roots.get("", store.roots().get(manifest.name)))
+        if name not in {entry.name for entry in store.manifests()}:
+            store.add_manifest(manifest, root=root)
+        if root is None:
+            told.note(f"no media root is known for {manifest.name!r}; give one with --root {manifest.name}=DIR")
+        outcomes += _DatasetBuild(store, manifest, root, request, told).run(encoders)
+    return outcomes

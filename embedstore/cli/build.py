@@ -1,0 +1,127 @@
+"""``embedstore build``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.options import named_paths, shard_of
+from embedstore.errors import EXIT_OK, EXIT_PARTIAL
+
+if TYPE_CHECKING:
+    from embedstore.build.run import BuildOutcome
+
+_FAILURES_LISTED = 10
+
+
+class _Bar:
+    """A tqdm bar on stderr: clips, rate, remaining time; silent when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._failed = 0
+
+    def begin(self, label: str, total: int) -> None:
+        from tqdm import tqdm
+
+        self.close()
+        self._bar = tqdm(total=total, desc=label, unit="clip", file=sys.stderr, disable=not sys.stderr.isatty())
+
+    def clip(self, clip_id: str, reason: str | None) -> None:
+        if reason is not None:
+            self._failed += 1
+            self._bar.set_postfix(failed=self._failed)
+        self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _report(outcomes: Sequence[BuildOutcome]) -> None:
+    for outcome in outcomes:
+        counts = f"{outcome.n_ok} of {outcome.n_expected} clips"
+        if outcome.note:
+            say(f"{outcome.dataset}  {outcome.encoder}: {outcome.note}")
+            continue
+        if outcome.units_open:
+            say(f"{outcome.dataset}  {outcome.encoder}: {outcome.units_open} units open, waiting for other workers")
+            continue
+        dims = f"{outcome.dim}-d clips, {outcome.n_frames} frame vectors"
+        reused = f", {outcome.n_reused} reused" if outcome.n_reused else ""
+        done = "nothing to do" if outcome.n_reused == outcome.n_ok else f"{outcome.seconds:.1f} s"
+        set_name = (outcome.set_id or "")[:12]
+        say(f"{outcome.dataset}  {outcome.encoder}: {counts}{reused}, {dims}, set {set_name}, {done}")
+        if outcome.rest_seconds is not None:
+            say(f"  the clips beyond --limit would take about {outcome.rest_seconds:.0f} s at this speed")
+        for clip_id, reason, detail in outcome.failed_clips[:_FAILURES_LISTED]:
+            say(f"  failed: {clip_id}: {reason}: {detail}")
+        if outcome.n_failed > _FAILURES_LISTED:
+            say(f"  ... {outcome.n_failed} failed in all; see embedstore show {set_name}")
+
+
+@click.command()
+@click.option("--encoder", "encoders", multiple=True, required=True, help="NAME[@VARIANT]; repeatable; or all.")
+@click.option("--manifest", "manifests", multiple=True, help="Manifest name or file [default: all of the store].")
+@click.option("--root", "roots", multiple=True, help="[NAME=]DIR of the media, in place of the remembered one.")
+@click.option("--weights", multiple=True, help="NAME=FILE: checkpoint of an encoder.")
+@click.option("--sampling", help="Frames: uniform:N, all, consecutive:N, stride:SxN, rate:HZxN, keyframe:ROLE.")
+@click.option("--where", help='Only clips that fulfil a condition on manifest columns, e.g. "view == A4C".')
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N patients.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of each forward [default: by device].")
+@click.option("--workers", "n_workers", type=click.IntRange(min=0), help="Decode processes [default: cores - 1].")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--no-frames", is_flag=True, help="Store no frame vectors.")
+@click.option("--on-error", type=click.Choice(["record", "stop"]), default="record", show_default=True)
+@click.option("--shard", help="I/N: this worker's share of the work units.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@store_option
+@json_option
+@debug_option
+@click.pass_context
+def build(ctx: click.Context, /, **options: Any) -> None:
+    """Decode and encode the clips of manifests into the store; goes on where an earlier run stopped.
+
+    Example: embedstore build --encoder efficientnet-lite0
+    """
+    from embedstore.build.run import BuildRequest, Progress, build_sets
+    from embedstore.store import Store
+
+    as_json = options.pop("as_json")
+    request = BuildRequest(
+        encoders=options["encoders"],
+        manifests=options["manifests"],
+        roots=named_paths(options["roots"], option="--root", default_name=""),
+        weights=named_paths(options["weights"], option="--weights"),
+        sampling=options["sampling"],
+        where=options["where"],
+        limit=options["limit"],
+        device=options["device"],
+        batch_size=options["batch_size"],
+        n_workers=options["n_workers"],
+        precision=options["precision"],
+        dtype=options["dtype"],
+        with_frames=not options["no_frames"],
+        stop_on_error=options["on_error"] == "stop",
+        shard=shard_of(options["shard"]),
+        dry_run=options["dry_run"],
+    )
+    bar = _Bar()
+    progress = Progress(begin=bar.begin, clip=bar.clip, note=lambda sentence: say(sentence, err=True))
+    try:
+        outcomes = build_sets(Store.create(options["store_path"]), request, progress=progress)
+    finally:
+        with suppress(OSError):
+            bar.close()
+    if as_json:
+        emit_json({"sets": [outcome.to_dict() for outcome in outcomes]})
+    else:
+        _report(outcomes)
+    ctx.exit(EXIT_PARTIAL if any(outcome.n_failed for outcome in outcomes) else EXIT_OK)

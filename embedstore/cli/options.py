@@ -1,0 +1,56 @@
+"""Values of options that several commands read the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedstore.errors import UnknownNameError
+
+__all__ = ["named_paths", "shard_of"]
+
+
+def named_paths(values: tuple[str, ...], *, option: str, default_name: str | None = None) -> dict[str, Path]:
+    """Read ``NAME=PATH`` values.
+
+    Parameters
+    ----------
+    default_name : str or None
+        The name of a value without ``NAME=``; None where a name must be given.
+
+    Raises
+    ------
+    UnknownNameError
+        A value has no name where one must be given, or a name stands twice.
+
+    Examples
+    --------
+    >>> named_paths(("panecho=w.pt",), option="--weights")
+    {'panecho': PosixPath('w.pt')}
+    """
+    found: dict[str, Path] = {}
+    for value in values:
+        name, separator, path = value.partition("=")
+        if not separator:
+            if default_name is None:
+                raise UnknownNameError(f"{option} needs NAME=PATH, got {value!r}")
+            name, path = default_name, value
+        if name in found:
+            raise UnknownNameError(f"{option} names {name or 'a default'!r} twice")
+        found[name] = Path(path)
+    return found
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Read ``I/N`` with 0 <= I < N.
+
+    Examples
+    --------
+    >>> shard_of("2/8")
+    (2, 8)
+    """
+    if text is None:
+        return None
+    index, separator, count = text.partition("/")
+    if not (separator and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UnknownNameError(f"--shard needs I/N with 0 <= I < N, got {text!r}")
+    return int(index), int(count)

@@ -1,0 +1,142 @@
+"""Commands that read the store: ls, show, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.errors import AmbiguousNameError, CorruptionError, UnknownNameError
+
+if TYPE_CHECKING:
+    from embedstore.embedding_set import EmbeddingSet
+    from embedstore.store import Store
+
+_PREFIX = 12
+
+
+def _listed(opened: EmbeddingSet) -> dict[str, Any]:
+    arrays = opened.described["arrays"]
+    frames = arrays.get("frames")
+    return {
+        "dataset": opened.dataset,
+        "encoder": opened.spec.name,
+        "variant": opened.spec.variant,
+        "set": opened.set_id,
+        "fingerprint": opened.fingerprint,
+        "clips": arrays["clips"]["n_rows"],
+        "frames": 0 if frames is None else frames["n_rows"],
+        "dim": arrays["clips"]["dim"],
+        "frame_dim": None if frames is None else frames["dim"],
+        "dtype": opened.spec.dtype,
+        "bytes": opened.n_bytes,
+        "failed": opened.n_failed,
+    }
+
+
+@click.command()
+@store_option
+@json_option
+@debug_option
+def ls(store_path: Path, as_json: bool) -> None:
+    """List the sets of the store.
+
+    Example: embedstore ls
+    """
+    from embedstore.store import Store
+
+    store = Store.open(store_path)
+    sets = [_listed(store.open_set(entry.set_id)) for entry in store.entries()]
+    if as_json:
+        emit_json({"sets": sets})
+        return
+    if not sets:
+        say("the store has no set yet; build one with embedstore build --encoder NAME")
+        return
+    widest = max(len(s["dataset"]) for s in sets)
+    titles = {entry.set_id: entry.title for entry in store.entries()}
+    width = max(len(title) for title in titles.values())
+    heads = f"{'clips':>7} {'frames':>8} {'dim':>5} {'MB':>8} {'failed':>6}"
+    say(f"{'data set':<{widest}}  {'encoder':<{width}}  {heads}  set")
+    for s in sets:
+        say(
+            f"{s['dataset']:<{widest}}  {titles[s['set']]:<{width}}  {s['clips']:>7} {s['frames']:>8} {s['dim']:>5} "
+            f"{s['bytes'] / 1e6:>8.1f} {s['failed']:>6}  {s['set'][:_PREFIX]}"
+        )
+
+
+def _find_set(store: Store, text: str) -> EmbeddingSet:
+    """Find a set by id or its beginning, or as DATASET/ENCODER[@VARIANT]."""
+    entries = store.entries()
+    matching = {entry.set_id for entry in entries if len(text) >= 4 and entry.set_id.startswith(text)}
+    if len(matching) > 1:
+        raise AmbiguousNameError(f"several sets begin with {text!r}: {', '.join(sorted(m[:16] for m in matching))}")
+    if matching:
+        return store.open_set(matching.pop())
+    dataset, separator, encoder = text.partition("/")
+    if separator:
+        return store.get(dataset=dataset, encoder=encoder)
+    raise UnknownNameError(f"no set {text!r}; give the beginning of its id or DATASET/ENCODER (see embedstore ls)")
+
+
+@click.command()
+@click.argument("set_name", metavar="SET")
+@store_option
+@json_option
+@debug_option
+def show(set_name: str, store_path: Path, as_json: bool) -> None:
+    """Show one set: spec, arrays, failures, provenance. SET is the beginning of its id, or DATASET/ENCODER.
+
+    Example: embedstore show phantom/efficientnet-lite0
+    """
+    from embedstore.store import Store
+
+    opened = _find_set(Store.open(store_path), set_name)
+    failures = opened.failures.to_pylist()
+    document = {
+        **_listed(opened),
+        "spec": opened.spec.to_dict(),
+        "failures": [{key: row[key] for key in ("clip_id", "reason", "detail")} for row in failures],
+        "provenance": dict(opened.provenance),
+    }
+    if as_json:
+        emit_json(document)
+        return
+    for key in ("dataset", "encoder", "variant", "set", "fingerprint", "clips", "frames", "dim", "dtype", "bytes"):
+        say(f"{key:<14} {document[key]}")
+    for key, value in document["spec"].items():
+        say(f"spec {key:<24} {value}")
+    for key, value in document["provenance"].items():
+        say(f"made with {key:<19} {value}")
+    for row in document["failures"]:
+        say(f"failed         {row['clip_id']}: {row['reason']}: {row['detail']}")
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Structure, sizes and counts only; reads no vector.")
+@store_option
+@json_option
+@debug_option
+@click.pass_context
+def verify(ctx: click.Context, /, quick: bool, store_path: Path, as_json: bool) -> None:
+    """Check that the store holds what was written: every file, digest, row and table. Never repairs.
+
+    Example: embedstore verify
+    """
+    from embedstore.snapshot.verify import verify_store
+    from embedstore.store import Store
+
+    outcome = verify_store(Store.open(store_path), quick=quick)
+    if as_json:
+        emit_json(outcome.to_dict())
+    else:
+        for problem in outcome.problems:
+            rows = f" rows {problem.rows[0]} to {problem.rows[1] - 1}" if problem.rows else ""
+            say(f"{problem.kind}: {problem.file}{rows}" + (f": {problem.detail}" if problem.detail else ""))
+        state = "no problem found" if outcome.ok else f"{len(outcome.problems)} problems"
+        say(f"verify ({outcome.level}): {outcome.files_checked} files checked, {state}")
+    if not outcome.ok:
+        say(f"Error: the store at {store_path} has {len(outcome.problems)} problems; nothing was repaired", err=True)
+        ctx.exit(CorruptionError.exit_code)

@@ -1,0 +1,53 @@
+"""Canonical JSON and seeds."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedstore.identity import canonical_json, derive_seed, digest_json
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_canonical_json_is_read_back_equal(value: object) -> None:
+    def composed(entry: object) -> object:
+        if isinstance(entry, str):
+            return unicodedata.normalize("NFC", entry)
+        if isinstance(entry, list):
+            return [composed(inner) for inner in entry]
+        if isinstance(entry, dict):
+            return {unicodedata.normalize("NFC", key): composed(inner) for key, inner in entry.items()}
+        return entry
+
+    assert json.loads(canonical_json(value)) == composed(value)
+
+
+@given(st.dictionaries(st.text(alphabet="abcdef", min_size=1), st.integers(), min_size=2))
+def test_key_order_does_not_matter(fields: dict[str, int]) -> None:
+    assert digest_json(fields) == digest_json(dict(reversed(list(fields.items()))))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), {1: 2}, object(), b"bytes", {"a": {2, 3}}])
+def test_what_is_no_json_is_refused(wrong: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        canonical_json(wrong)
+
+
+def test_seeds_differ_by_name_and_order() -> None:
+    seeds = {derive_seed(*names) for names in [("a", "b"), ("b", "a"), ("ab",), ("a", "b", 0), ("a", "b", 1)]}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**64 for seed in seeds)
