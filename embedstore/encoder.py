@@ -28,6 +28,7 @@ __all__ = [
     "encoder_cards",
     "get_card",
     "load_encoder",
+    "resolve_string",
     "split_title",
 ]
 
@@ -145,6 +146,13 @@ class EncoderCard:
     weights_locator : str or None
         ``module:function`` that returns the path of installed weights or None, importing no torch. None as a
         value: the encoder has no weights.
+    weights_fetcher : str or None
+        ``module:function`` of (card) that downloads the published weights and returns their path; called only for
+        an encoder that the user names.
+    text_loader : str or None
+        ``module:callable`` that loads the text tower, None where there is none.
+    precisions : tuple of str
+        Compute precisions that make sense; another one falls back to float32.
     weights_sha256, weights_bytes : known digest and size of the published file, where known.
     licence, licence_forbids, paper, weights_source, text_tower : str
         Facts for people.
@@ -174,6 +182,9 @@ class EncoderCard:
     paper: str = ""
     weights_source: str = ""
     text_tower: str = "none"
+    text_loader: str | None = None
+    weights_fetcher: str | None = None
+    precisions: tuple[str, ...] = ("float32", "bf16")
     pretraining_data: tuple[str, ...] = ()
     batch_size: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 256})
 
@@ -225,7 +236,7 @@ class EncoderCard:
             preprocessing_revision=self.preprocessing_revision,
             sampling=rule,
             pooling=self.pooling,
-            precision=precision,
+            precision=precision if precision in self.precisions else "float32",
             dtype=dtype,
             clip_dim=self.clip_dim,
             frame_dim=self.frame_dim,

@@ -1,0 +1,192 @@
+"""Files that are checkpoints, files that are not, and files that would run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from embedstore.errors import (
+    ContentError,
+    CorruptionError,
+    EmbedstoreError,
+    FormatError,
+    HostileInputError,
+    StorageError,
+)
+from encoders.checkpoint import load_exactly, open_checkpoint, sha256_of_file
+
+CONTAINERS = ["zip", "legacy", "safetensors"]
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"weight": torch.randn(5, 7, generator=generator), "bias": torch.randn(5, generator=generator)}
+
+
+def save(state: dict[str, torch.Tensor], path: Path, container: str) -> Path:
+    if container == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=container == "zip")
+    return path
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_containers_open_whatever_the_suffix(container: str, state, tmp_path: Path) -> None:
+    path = save(state, tmp_path / "weights.bin", container)
+    opened = open_checkpoint(path, sha256=sha256_of_file(path))
+    assert opened.keys() == state.keys()
+    assert all(torch.equal(opened[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.999])
+def test_truncated_files_say_so(container: str, share: float, state, tmp_path: Path) -> None:
+    path = save(state, tmp_path / "weights.pt", container)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(StorageError, match="cut off or damaged; fetch it again") as caught:
+        open_checkpoint(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(container=st.sampled_from(CONTAINERS), place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_files_open_or_fail_in_one_sentence(
+    container: str, place: float, value: int, state, tmp_path: Path
+) -> None:
+    path = save(state, tmp_path / f"{container}.pt", container)
+    damaged = bytearray(path.read_bytes())
+    damaged[int(place * len(damaged))] = value
+    path.write_bytes(damaged)
+    try:
+        open_checkpoint(path)
+    except EmbedstoreError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "Git LFS pointer, not the weights; run: git lfs pull",
+        ),
+        (b"../.git/annex/objects/x7/9k/SHA256E-s123--abc.pt/SHA256E-s123--abc.pt", "git-annex pointer"),
+        (b"/annex/objects/SHA256E-s123--abc.pt\n", "git-annex pointer"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page, not weights"),
+        (b"<html><head><title>404</title>", "is a web page, not weights"),
+        (b"not a checkpoint at all, only a line of text\n", "no readable torch file"),
+        (b"\x80\x04\x95\xff\xff", "no readable torch file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(content: bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=complaint):
+        open_checkpoint(path)
+
+
+def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"absent.pt cannot be read: No such file"):
+        open_checkpoint(tmp_path / "absent.pt")
+    with pytest.raises(StorageError, match="is a folder"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(StorageError, match="cannot be read"):
+        sha256_of_file(tmp_path)
+
+
+def test_another_digest_is_refused_before_opening(state, tmp_path: Path) -> None:
+    path = save(state, tmp_path / "weights.pt", "zip")
+    with pytest.raises(CorruptionError, match=f"has SHA-256 {sha256_of_file(path)}, not {'0' * 64}"):
+        open_checkpoint(path, sha256="0" * 64)
+
+
+class _Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "plain pickle"])
+def test_code_in_a_checkpoint_does_not_run(container: str, state, tmp_path: Path) -> None:
+    canary, path = tmp_path / "ran", tmp_path / "weights.pt"
+    carrying = {**state, "extra": _Payload(canary)}
+    if container == "plain pickle":
+        path.write_bytes(pickle.dumps({"extra": _Payload(canary)}, protocol=2))
+    else:
+        torch.save(carrying, path, _use_new_zipfile_serialization=container == "zip")
+    with pytest.raises(EmbedstoreError) as caught:
+        open_checkpoint(path)
+    assert not canary.exists()
+    if container != "plain pickle":
+        assert isinstance(caught.value, HostileInputError) and "mkdir" in str(caught.value)
+
+
+def test_safetensors_with_a_lying_header(state, tmp_path: Path) -> None:
+    path = save(state, tmp_path / "weights.safetensors", "safetensors")
+    whole = path.read_bytes()
+    for length in (0, 1, len(whole), 2**40, 2**63):
+        path.write_bytes(struct.pack("<Q", length) + whole[8:])
+        with pytest.raises(StorageError, match="no readable safetensors file"):
+            open_checkpoint(path)
+    path.write_bytes(whole.replace(b"[5,7]", b"[9,7]"))
+    with pytest.raises(StorageError, match="no readable safetensors file"):
+        open_checkpoint(path)
+
+
+def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    with pytest.raises(FormatError, match="holds a list, not a mapping"):
+        open_checkpoint(tmp_path / "list.pt")
+
+
+def test_an_exact_state_is_loaded(state) -> None:
+    model = torch.nn.Linear(7, 5)
+    load_exactly(model, state, source="weights.pt")
+    assert torch.equal(model.weight, state["weight"]) and torch.equal(model.bias, state["bias"])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"bias": None}, "1 keys are missing: bias"),
+        ({"head.weight": torch.zeros(1)}, "1 keys are unexpected: head.weight"),
+        ({"weight": torch.zeros(7, 5)}, r"weight \(7, 5\) instead of \(5, 7\)"),
+        ({"weight": 3}, "1 keys are no tensors: weight"),
+        ({f"block.{i}": torch.zeros(1) for i in range(10)}, "10 keys are unexpected: .*block.7 and 2 more"),
+    ],
+)
+def test_every_difference_is_named_and_nothing_is_loaded(change: dict, complaint: str, state) -> None:
+    model = torch.nn.Linear(7, 5)
+    before = model.weight.clone()
+    changed = {key: value for key, value in {**state, **change}.items() if value is not None}
+    with pytest.raises(FormatError, match=complaint) as caught:
+        load_exactly(model, changed, source="weights.pt")
+    assert "weights.pt does not fit Linear" in str(caught.value) and isinstance(caught.value, ContentError)
+    assert torch.equal(model.weight, before)
+
+
+def test_stated_differences_are_allowed(state) -> None:
+    model = torch.nn.Linear(7, 5)
+    bias = model.bias.clone()
+    load_exactly(
+        model,
+        {"weight": state["weight"], "head.weight": torch.zeros(1)},
+        source="weights.pt",
+        may_miss={"bias"},
+        may_ignore={"head.weight"},
+    )
+    assert torch.equal(model.weight, state["weight"]) and torch.equal(model.bias, bias)
