@@ -112,9 +112,7 @@ class Store:
                     )
                 for folder in layout.folders:
                     folder.mkdir(exist_ok=True)
-            create_file(
-                layout.store_file, canonical_json({"format": FORMAT_VERSION, "kind": "store", "needs": "0.1"})
-            )
+            create_file(layout.store_file, seal_json({"format": FORMAT_VERSION, "kind": "store", "needs": "0.1"}))
         cls._check_format(layout)
         return cls(layout)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,15 @@ def _stacked(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
     return np.concatenate(present) if present else None
 
 
+def _numbered(clips: Iterable[ClipVectors]) -> Iterator[dict[str, Any]]:
+    """Yield index rows with the places of their vectors inside the unit."""
+    frame_row = window_row = 0
+    for row, vectors in enumerate(clips):
+        yield {**vectors.index, "row": row, "frame_row": frame_row, "window_row": window_row}
+        frame_row += len(vectors.frame_rows)
+        window_row += len(vectors.window_rows)
+
+
 def write_unit(
     build_folder: Path, result: UnitResult, *, kinds: Mapping[str, int], cast: Mapping[str, Any]
 ) -> Receipt | None:
@@ -152,7 +161,7 @@ def write_unit(
         "windows": _stacked(vectors.windows for vectors in result.vectors if vectors.windows is not None),
     }
     tables: dict[str, list[Mapping[str, Any]]] = {
-        "index.parquet": [vectors.index for vectors in result.vectors],
+        "index.parquet": list(_numbered(result.vectors)),
         "frame_index.parquet": [row for vectors in result.vectors for row in vectors.frame_rows],
         "window_index.parquet": [row for vectors in result.vectors for row in vectors.window_rows],
         "failures.parquet": [vars(failed) for failed in result.failed],

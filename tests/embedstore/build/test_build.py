@@ -18,7 +18,7 @@ from embedstore.build.lock import build_lock
 from embedstore.build.plan import make_plan
 from embedstore.build.run import BuildOutcome, BuildRequest, Progress, build_sets
 from embedstore.encoder import get_card
-from embedstore.errors import BusyError, EnvironmentFailure, MediaError, NothingDecodedError, UnknownNameError
+from embedstore.errors import BusyError, CorruptionError, MediaError, NothingDecodedError, UnknownNameError
 from embedstore.manifest import DatasetFacts, Manifest, ManifestField
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
@@ -381,7 +381,7 @@ def test_damage_to_a_finished_unit_is_found_and_mended(ready: tuple[Store, Path]
     payload[5] ^= 1
     binary.write_bytes(bytes(payload))
     build(store, shard=(1, 3))
-    with pytest.raises(EnvironmentFailure if False else ValueError, match="damaged"):
+    with pytest.raises(CorruptionError, match="damaged"):
         build(store, shard=(2, 3))
     (outcome,) = build(store)
     assert outcome.n_ok == 8 and verify_store(store, quick=False).ok
