@@ -255,7 +255,8 @@ def resolve_string(reference: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        if error.name is not None and module_name.startswith(error.name):
+        ours = {module_name.partition(".")[0], "embedstore", "encoders", "manifests"}
+        if error.name is not None and error.name.partition(".")[0] in ours:
             raise
         raise MissingExtraError(
             f"{module_name} needs the package {error.name or error!s}, which is not installed; "

@@ -18,6 +18,8 @@ WINDOW_INDEX_FILE = "window_index.parquet"
 FAILURES_FILE = "failures.parquet"
 ARRAY_KINDS = ("clips", "frames", "windows")
 STAGING_PREFIX = ".staging-"
+TRASH_PREFIX = ".trash-"
+HEAD_NAME = "head"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -30,8 +32,8 @@ def is_digest(text: str) -> bool:
 
 
 def is_tag_name(text: str) -> bool:
-    """Return whether ``text`` may name a tag."""
-    return _TAG.fullmatch(text) is not None
+    """Return whether ``text`` may name a tag; ``head`` is kept for the newest snapshot."""
+    return _TAG.fullmatch(text) is not None and text.lower() != HEAD_NAME
 
 
 def log_number(name: str) -> int | None:
@@ -93,9 +95,19 @@ class StoreLayout:
         return self.root / "tags"
 
     @property
+    def forgotten(self) -> Path:
+        """Folder of records of what was removed for ever; made when first needed."""
+        return self.root / "forgotten"
+
+    @property
     def builds(self) -> Path:
         """Folder of builds under way."""
         return self.root / "builds"
+
+    @property
+    def publish_lock(self) -> Path:
+        """Shared by whoever writes and commits, held alone by gc while it takes things away."""
+        return self.builds / "publish.lock"
 
     def set_folder(self, set_id: str) -> Path:
         """Folder of one committed set."""
@@ -116,6 +128,22 @@ class StoreLayout:
     def log_entry(self, number: int) -> Path:
         """File of one log entry."""
         return self.log / f"{number:06d}.json"
+
+    def tag_file(self, name: str) -> Path:
+        """File of one tag."""
+        return self.tags / f"{name}.json"
+
+    def tag_end(self, name: str) -> Path:
+        """File that says that a tag was deleted; no tag's own file ends like this."""
+        return self.tags / f"{name}.deleted"
+
+    def forgotten_record(self, number: int) -> Path:
+        """File of one record of what was removed for ever."""
+        return self.forgotten / f"{number:06d}.json"
+
+    def build_lock(self, build_key: str) -> Path:
+        """Lock of one build."""
+        return self.builds / f"{build_key}.lock"
 
     def build_folder(self, build_key: str) -> Path:
         """Folder of one build under way."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,10 @@ from embedstore.embedding_set import (
 )
 from embedstore.errors import CorruptionError, NothingDecodedError
 from embedstore.files import remove_file
-from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
+from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, TRASH_PREFIX, WINDOW_INDEX_FILE
 from embedstore.store import Store
 
-__all__ = ["array_kinds", "commit_build", "open_units"]
+__all__ = ["array_kinds", "commit_build", "drop_build", "open_units"]
 
 # Rows of so many clips are moved at once: bounded memory, few calls.
 _RUN_CLIPS = 256
@@ -234,7 +236,7 @@ def commit_build(
         error.add_note("run the same build again: it encodes this unit anew")
         raise
     if not placed:
-        shutil.rmtree(build_folder, ignore_errors=True)
+        drop_build(build_folder)
         reasons = sorted({str(row["reason"]) for row in packer.failed})
         raise NothingDecodedError(
             f"no clip of {plan.dataset!r} could be decoded (reasons: {', '.join(reasons) or 'none selected'}); "
@@ -290,5 +292,13 @@ def commit_build(
         set_id = writer.finish(tables, provenance=provenance)
     entry = store.entry_of(store.open_set(set_id))
     store.commit(lambda head: head.with_set(entry), reason=reason)
-    shutil.rmtree(build_folder, ignore_errors=True)
+    drop_build(build_folder)
     return set_id
+
+
+def drop_build(build_folder: Path) -> None:
+    """Remove a build's folder; it disappears in one step, so that nobody sees half of it."""
+    trash = build_folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        build_folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)

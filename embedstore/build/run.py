@@ -22,7 +22,7 @@ from embedstore.build.plan import BuildPlan, make_plan
 from embedstore.build.units import read_receipts
 from embedstore.build.weights import Weights, find_weights, has_weights
 from embedstore.encoder import Encoder, EncoderCard, LoadRequest, encoder_cards, get_card, load_encoder, split_title
-from embedstore.errors import UnknownNameError
+from embedstore.errors import CorruptionError, StorageError, UnknownNameError
 from embedstore.manifest import Manifest
 from embedstore.spec import EncoderSpec, FrameSampling
 from embedstore.store import Store
@@ -336,8 +336,7 @@ class _DatasetBuild:
                     runs.append(EncoderRun(plan=written, encoder=encoder, folder=folder, units=mine))
             self._encode(runs)
             for chosen, plan, folder, encoder, n_encoded in settled:
-                outcomes[plan.spec.title] = self._commit(plan, folder, encoder, n_encoded)
-                chosen.loaded = encoder
+                outcomes[plan.spec.title] = self._commit(chosen, plan, folder, encoder, n_encoded)
         return [outcomes[plan.spec.title] for _, plan in plans]
 
     def _encode(self, runs: Sequence[EncoderRun]) -> None:
@@ -351,9 +350,24 @@ class _DatasetBuild:
             stop_on_error=self._request.stop_on_error,
             on_clip=self._progress.clip,
         )
-        run_units(self._manifest, runs, root=self._root, options=options)
+        try:
+            run_units(self._manifest, runs, root=self._root, options=options)
+        except StorageError:
+            # Another worker may have finished our units too, and committed; then nothing is lost.
+            if all((run.folder / "plan.json").exists() for run in runs):
+                raise
 
-    def _commit(self, plan: BuildPlan, folder: Path, encoder: Encoder | None, n_encoded: int) -> BuildOutcome:
+    def _committed_elsewhere(self, chosen: _Chosen) -> BuildOutcome:
+        plan = self.plan(chosen)
+        if not plan.is_done or plan.parent is None:
+            raise StorageError(f"the build of {plan.spec.title} vanished while it ran; run the same command again")
+        return _describe(self._store, plan, plan.parent, self._began, 0)
+
+    def _commit(
+        self, chosen: _Chosen, plan: BuildPlan, folder: Path, encoder: Encoder | None, n_encoded: int
+    ) -> BuildOutcome:
+        if not (folder / "plan.json").exists():
+            return self._committed_elsewhere(chosen)
         still_open = open_units(plan, folder)
         if still_open:
             seconds = time.perf_counter() - self._began
@@ -375,7 +389,12 @@ class _DatasetBuild:
         wall_s = time.perf_counter() - self._began
         provenance = _provenance(encoder, plan, folder, wall_s)
         reason = f"build {plan.spec.title} on {plan.dataset}"
-        set_id = commit_build(self._store, plan, folder, provenance=provenance, reason=reason)
+        try:
+            set_id = commit_build(self._store, plan, folder, provenance=provenance, reason=reason)
+        except (StorageError, CorruptionError):
+            if (folder / "plan.json").exists():
+                raise
+            return self._committed_elsewhere(chosen)
         outcome = _describe(self._store, plan, set_id, self._began, n_encoded)
         rest = len(self._manifest) - sum(self._selected)
         if self._request.limit is not None and n_encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
-from embedstore.cli.options import named_paths, shard_of
+from embedstore.cli.options import named_paths
 from embedstore.errors import EXIT_OK, EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--no-frames", is_flag=True, help="Store no frame vectors.")
 @click.option("--on-error", type=click.Choice(["record", "stop"]), default="record", show_default=True)
-@click.option("--shard", help="I/N: this worker's share of the work units.")
+@click.option("--shard", help="I/N, or auto: this worker's share of the work units.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @store_option
 @json_option
@@ -92,6 +93,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
     Example: embedstore build --encoder efficientnet-lite0
     """
     from embedstore.build.run import BuildRequest, Progress, build_sets
+    from embedstore.build.shard import parse_shard
     from embedstore.store import Store
 
     as_json = options.pop("as_json")
@@ -110,7 +112,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         dtype=options["dtype"],
         with_frames=not options["no_frames"],
         stop_on_error=options["on_error"] == "stop",
-        shard=shard_of(options["shard"]),
+        shard=parse_shard(options["shard"], os.environ),
         dry_run=options["dry_run"],
     )
     bar = _Bar()

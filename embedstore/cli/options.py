@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embedstore.errors import UnknownNameError
 
-__all__ = ["named_paths", "shard_of"]
+__all__ = ["named_paths"]
 
 
 def named_paths(values: tuple[str, ...], *, option: str, default_name: str | None = None) -> dict[str, Path]:
@@ -38,19 +38,3 @@ def named_paths(values: tuple[str, ...], *, option: str, default_name: str | Non
             raise UnknownNameError(f"{option} names {name or 'a default'!r} twice")
         found[name] = Path(path)
     return found
-
-
-def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Read ``I/N`` with 0 <= I < N.
-
-    Examples
-    --------
-    >>> shard_of("2/8")
-    (2, 8)
-    """
-    if text is None:
-        return None
-    index, separator, count = text.partition("/")
-    if not (separator and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UnknownNameError(f"--shard needs I/N with 0 <= I < N, got {text!r}")
-    return int(index), int(count)
