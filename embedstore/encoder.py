@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -265,6 +265,13 @@ def resolve_string(reference: str) -> Any:
     return getattr(module, attribute)
 
 
+def _load_card(point: EntryPoint) -> EncoderCard:
+    card = resolve_string(point.value)
+    if not isinstance(card, EncoderCard) or card.name != point.name:
+        raise EmbedstoreError(f"entry point {point.name!r} = {point.value!r} is no EncoderCard of that name")
+    return card
+
+
 def encoder_cards() -> dict[str, EncoderCard]:
     """Return all cards that installed packages register under ``embedstore.encoders``, by name, sorted.
 
@@ -275,9 +282,7 @@ def encoder_cards() -> dict[str, EncoderCard]:
     """
     cards: dict[str, EncoderCard] = {}
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)):
-        card = resolve_string(point.value)
-        if not isinstance(card, EncoderCard) or card.name != point.name:
-            raise EmbedstoreError(f"entry point {point.name!r} = {point.value!r} is no EncoderCard of that name")
+        card = _load_card(point)
         if card.name in cards and cards[card.name] != card:
             raise EmbedstoreError(f"two installed packages register the encoder {card.name!r}")
         cards[card.name] = card
@@ -306,14 +311,14 @@ def get_card(name: str) -> EncoderCard:
     UnknownNameError
         No such encoder, with the nearest name; a name that looks like a path says how to give weights.
     """
-    cards = encoder_cards()
-    if name in cards:
-        return cards[name]
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if name in points:
+        return _load_card(points[name])
     if "/" in name or "\\" in name or name.endswith((".pt", ".pth", ".safetensors")):
         raise UnknownNameError(
             f"{name!r} looks like a file; an encoder is named, and its file given by --weights NAME={name}"
         )
-    raise UnknownNameError(f"unknown encoder {name!r}{did_you_mean(name, list(cards))}")
+    raise UnknownNameError(f"unknown encoder {name!r}{did_you_mean(name, list(points))}")
 
 
 def load_encoder(card: EncoderCard, request: LoadRequest) -> Encoder:

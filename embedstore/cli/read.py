@@ -55,9 +55,9 @@ def ls(store_path: Path, as_json: bool) -> None:
     if not sets:
         say("the store has no set yet; build one with embedstore build --encoder NAME")
         return
-    widest = max(len(s["dataset"]) for s in sets)
+    widest = max(len("data set"), *(len(s["dataset"]) for s in sets))
     titles = {entry.set_id: entry.title for entry in store.entries()}
-    width = max(len(title) for title in titles.values())
+    width = max(len("encoder"), *(len(title) for title in titles.values()))
     heads = f"{'clips':>7} {'frames':>8} {'dim':>5} {'MB':>8} {'failed':>6}"
     say(f"{'data set':<{widest}}  {'encoder':<{width}}  {heads}  set")
     for s in sets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -86,6 +86,13 @@ class Recipe(Protocol):
         """Make the manifest; ``progress`` is told (files done, files in all)."""
 
 
+def _load(point: EntryPoint) -> Recipe:
+    recipe: Recipe = resolve_string(point.value)
+    if getattr(recipe, "name", None) != point.name or not callable(getattr(recipe, "make", None)):
+        raise EmbedstoreError(f"entry point {point.name!r} = {point.value!r} is no recipe of that name")
+    return recipe
+
+
 def recipes() -> dict[str, Recipe]:
     """Return all registered recipes by name, sorted.
 
@@ -94,24 +101,19 @@ def recipes() -> dict[str, Recipe]:
     EmbedstoreError
         An entry point names something that is no recipe of that name.
     """
-    found: dict[str, Recipe] = {}
-    for point in sorted(entry_points(group=RECIPE_GROUP), key=lambda point: (point.name, point.value)):
-        recipe = resolve_string(point.value)
-        if getattr(recipe, "name", None) != point.name or not callable(getattr(recipe, "make", None)):
-            raise EmbedstoreError(f"entry point {point.name!r} = {point.value!r} is no recipe of that name")
-        found[point.name] = recipe
-    return found
+    points = sorted(entry_points(group=RECIPE_GROUP), key=lambda point: (point.name, point.value))
+    return {point.name: _load(point) for point in points}
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return one recipe.
+    """Return one recipe; no other is imported.
 
     Raises
     ------
     UnknownNameError
         There is none of that name.
     """
-    known = recipes()
+    known = {point.name: point for point in entry_points(group=RECIPE_GROUP)}
     if name not in known:
         raise UnknownNameError(f"unknown data set recipe {name!r}{did_you_mean(name, list(known))}")
-    return known[name]
+    return _load(known[name])

@@ -244,6 +244,17 @@ def test_every_problem_is_reported_and_the_sentence_counts_them() -> None:
         made.require_valid()
 
 
+def test_letters_in_parts_survive_a_file() -> None:
+    made = manifest(clip("cafe\u0301", EF="e\u0301"), clip("b"), key_frames=[("e\u0301", "ed", 0)])
+    read = parse_manifest(made.to_bytes(), source="memory")
+    assert read.clip_ids == ["b", "cafe\u0301"]
+    assert read.unreadable == made.unreadable
+    assert read.problems() == made.problems()
+    assert made.with_rows([False, True]).problems() == made.problems()[:1]
+    with pytest.raises(ManifestError, match="NFC"):
+        ManifestField(name="cafe\u0301", role="label")
+
+
 def test_rows_that_are_left_out_take_their_problems_along() -> None:
     made = manifest(clip("a", EF="n/a"), clip("b", EF=55), clip("c", EF="?"), key_frames=[("b", "ed", 1)])
     assert made.problems() == [

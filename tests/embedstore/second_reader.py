@@ -1,0 +1,517 @@
+"""A second reader of the format, written from `docs/format.md` alone: it must not import embedstore.
+
+It is strict, not fast: whatever it reads it checks, and what the document calls wrong it refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FORMAT = 1
+DIGEST = re.compile(r"[0-9a-f]{64}")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NO_CHUNK = b"\xff" * 16
+
+
+class Refused(ValueError):
+    """The store breaks the document."""
+
+
+def require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise Refused(sentence)
+
+
+# -- section 2: JSON ----------------------------------------------------------------------------------------------
+
+
+def parse_json(payload: bytes) -> Any:
+    def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        require(len(dict(entries)) == len(entries), "a key stands twice")
+        return dict(entries)
+
+    def constant(word: str) -> Any:
+        raise Refused(f"{word} is no JSON")
+
+    require(not payload.startswith(b"\xef\xbb\xbf"), "a byte order mark")
+    try:
+        return json.loads(payload.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise Refused(f"no JSON: {error}") from error
+
+
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+
+
+def canonical_string(text: str) -> str:
+    composed = unicodedata.normalize("NFC", text)
+    return '"' + "".join(ESCAPES.get(c) or (f"\\u{ord(c):04x}" if c < " " else c) for c in composed) + '"'
+
+
+def canonical_number(number: float) -> str:
+    """Rule 5, by hand: shortest digits that read back, then placed by the decimal exponent."""
+    require(math.isfinite(number), "a number that is not finite")
+    if number == 0:
+        return "-0.0" if math.copysign(1, number) < 0 else "0.0"
+    for precision in range(17):
+        text = f"{abs(number):.{precision}e}"
+        if float(text) == abs(number):
+            break
+    mantissa, _, exponent_text = text.partition("e")
+    digits, exponent = mantissa.replace(".", ""), int(exponent_text)
+    sign = "-" if number < 0 else ""
+    if not -4 <= exponent < 16:
+        point = f".{digits[1:]}" if len(digits) > 1 else ""
+        return f"{sign}{digits[0]}{point}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
+    if exponent < 0:
+        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
+    whole = digits[: exponent + 1].ljust(exponent + 1, "0")
+    return f"{sign}{whole}.{digits[exponent + 1 :] or '0'}"
+
+
+def canonical_text(value: Any) -> str:
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return canonical_string(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return canonical_number(value)
+    if isinstance(value, Mapping):
+        members = sorted((unicodedata.normalize("NFC", key), entry) for key, entry in value.items())
+        return "{" + ",".join(f"{canonical_string(key)}:{canonical_text(entry)}" for key, entry in members) + "}"
+    return "[" + ",".join(canonical_text(entry) for entry in value) + "]"
+
+
+def canonical(value: Any) -> bytes:
+    return canonical_text(value).encode("utf-8")
+
+
+def sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def digest(value: Any) -> str:
+    return sha256(canonical(value))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    payload = path.read_bytes()
+    whole = parse_json(payload)
+    require(canonical(whole) == payload, f"{path} is not canonical")
+    rest = {key: value for key, value in whole.items() if key != "seal"}
+    require(whole.get("seal") == digest(rest), f"the seal of {path} does not fit")
+    return rest
+
+
+def read_named(path: Path, *, kind: str) -> dict[str, Any]:
+    """A canonical file that its digest names: the file's stem, or its folder."""
+    payload = path.read_bytes()
+    name = path.parent.name if path.name == "description.json" else path.stem
+    require(sha256(payload) == name, f"{path} is not what its name says")
+    described = parse_json(payload)
+    require(described["format"] <= FORMAT, f"{path} is of a newer format")
+    require(canonical(described) == payload and described["kind"] == kind, f"{path} is no {kind}")
+    return dict(described)
+
+
+# -- sections 1 and 3: the store and its history --------------------------------------------------------------------
+
+
+def names_in(folder: Path, suffix: str) -> list[str]:
+    if not folder.is_dir():
+        return []
+    names = (entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+
+
+def check_store(root: Path) -> None:
+    described = parse_json((root / "embedstore.json").read_bytes())
+    require(described["format"] <= FORMAT, f"needs embedstore >= {described['needs']}")
+    require(read_sealed(root / "embedstore.json")["kind"] == "store", "no store")
+
+
+def read_log(root: Path) -> list[dict[str, Any]]:
+    """Entries, oldest first."""
+    numbers = sorted(int(name) for name in names_in(root / "log", ".json"))
+    require(numbers == list(range(1, len(numbers) + 1)), "the log has a gap")
+    entries = [read_sealed(root / "log" / f"{number:06d}.json") for number in numbers]
+    parents = [None, *(entry["snapshot"] for entry in entries[:-1])]
+    require([entry["parent"] for entry in entries] == parents, "an entry has another parent")
+    return entries
+
+
+def read_snapshot(root: Path, snapshot_id: str) -> dict[str, Any]:
+    snapshot = read_named(root / "snapshots" / f"{snapshot_id}.json", kind="snapshot")
+    require(set(snapshot) == {"format", "kind", "sets", "manifests", "prompts"}, "other keys in a snapshot")
+    orders = {
+        "sets": ("dataset", "encoder", "variant", "fingerprint", "set_id"),
+        "manifests": ("name", "manifest_id", "media_digest", "annotations_digest"),
+    }
+    for kind, keys in orders.items():
+        rows = [tuple(entry[key] for key in keys) for entry in snapshot[kind]]
+        require(rows == sorted(rows) and all(set(e) == set(keys) for e in snapshot[kind]), f"{kind} are not sorted")
+    return snapshot
+
+
+def read_tags(root: Path) -> dict[str, str]:
+    """Snapshot by name, without the names that were given up."""
+    gone = set(names_in(root / "tags", ".deleted"))
+    names = [name for name in names_in(root / "tags", ".json") if TAG.fullmatch(name)]
+    return {name: read_sealed(root / "tags" / f"{name}.json")["snapshot"] for name in names if name not in gone}
+
+
+# -- section 4: sets ------------------------------------------------------------------------------------------------
+
+TEXT, INT, FLOAT = pa.string(), pa.int64(), pa.float64()
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "index.parquet": {
+        **{"row": INT, "clip_id": TEXT, "content_sha256": TEXT, "vector_key": TEXT},
+        **{"n_frames": INT, "n_header_frames": INT, "n_decode_errors": INT, "n_pts_gaps": INT},
+        **{"fps": FLOAT, "fps_header": FLOAT, "height": INT, "width": INT},
+        **{"covered_s": FLOAT, "effective_hz": FLOAT, "n_padded": INT},
+        **{"frame_row": INT, "n_frame_rows": INT, "window_row": INT, "n_window_rows": INT},
+    },
+    "frame_index.parquet": {
+        **{"clip_id": TEXT, "frame": INT, "time_s": FLOAT},
+        **{"frame_start": INT, "frame_stop": INT, "frame_kind": TEXT},
+    },
+    "window_index.parquet": {"clip_id": TEXT, "frame_start": INT, "frame_stop": INT, "n_padded": INT},
+    "failures.parquet": {
+        **{"clip_id": TEXT, "content_sha256": TEXT, "vector_key": TEXT, "reason": TEXT, "detail": TEXT}
+    },
+}
+NEVER_NULL = {
+    "index.parquet": {"row", "clip_id", "vector_key"},
+    "frame_index.parquet": {"clip_id"},
+    "window_index.parquet": {"clip_id"},
+    "failures.parquet": {"clip_id", "reason"},
+}
+TABLE_OF = {"clips": "index.parquet", "frames": "frame_index.parquet", "windows": "window_index.parquet"}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A set: its description, its arrays in the stored dtype, its tables as rows."""
+
+    described: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    tables: dict[str, list[dict[str, Any]]]
+    provenance: dict[str, Any]
+
+
+def read_listed(path: Path, listed: Mapping[str, Any]) -> bytes:
+    require(path.is_file() and not path.is_symlink(), f"{path} is missing")
+    payload = path.read_bytes()
+    require(len(payload) == listed["size"], f"{path} has another size")
+    require(sha256(payload) == listed["sha256"], f"{path} has another digest")
+    return payload
+
+
+def crc32c(payload: bytes) -> int:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    crc = 0xFFFFFFFF
+    for byte in payload:
+        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def array_metadata(listed: Mapping[str, Any]) -> dict[str, Any]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    columns = listed["dim"]
+    return {
+        "shape": [listed["n_rows"], columns],
+        "data_type": listed["dtype"],
+        "fill_value": 0.0,
+        "attributes": {},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [listed["shard_rows"], columns]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [listed["chunk_rows"], columns],
+                    "codecs": [little],
+                    "index_codecs": [little, {"name": "crc32c"}],
+                    "index_location": "end",
+                },
+            }
+        ],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def read_array(folder: Path, listed: Mapping[str, Any]) -> np.ndarray:
+    require(set(listed) == {"n_rows", "dim", "dtype", "chunk_rows", "shard_rows", "files"}, "other keys of an array")
+    require(listed["dtype"] in ("float16", "float32"), "another dtype")
+    n_rows, dim, chunk, shard = (listed[key] for key in ("n_rows", "dim", "chunk_rows", "shard_rows"))
+    require(0 <= n_rows < 2**48 and 1 <= dim <= 65_536 and chunk >= 1 and shard % chunk == 0, "impossible sizes")
+    names = [f"c/{number}/0" for number in range(-(-n_rows // shard))]
+    require(set(listed["files"]) == {"zarr.json", *names}, f"{folder} lists other files")
+    metadata = parse_json(read_listed(folder / "zarr.json", listed["files"]["zarr.json"]))
+    require(metadata == array_metadata(listed), f"{folder}/zarr.json says something else")
+    dtype = np.dtype(listed["dtype"]).newbyteorder("<")
+    parts = [np.empty((0, dim), dtype)]
+    for number, name in enumerate(names):
+        payload = read_listed(folder / name, listed["files"][name])
+        rows = min((number + 1) * shard, n_rows) - number * shard
+        chunks, row_bytes = -(-rows // chunk), dim * dtype.itemsize
+        data_bytes, slots = chunks * chunk * row_bytes, shard // chunk
+        require(len(payload) == data_bytes + 16 * slots + 4, f"{name} has another size")
+        index = payload[data_bytes:-4]
+        expected = b"".join(struct.pack("<QQ", j * chunk * row_bytes, chunk * row_bytes) for j in range(chunks))
+        require(index == expected + NO_CHUNK * (slots - chunks), f"{name} has another index")
+        require(struct.unpack("<I", payload[-4:])[0] == crc32c(index), f"{name}: the index's CRC does not fit")
+        require(not any(payload[rows * row_bytes : data_bytes]), f"{name} is not filled with zeros")
+        parts.append(np.frombuffer(payload, dtype, count=rows * dim).reshape(rows, dim))
+    whole = np.concatenate(parts)
+    require(bool(np.isfinite(whole).all()), f"{folder} holds values that are not finite")
+    return whole
+
+
+def read_table(path: Path, listed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    table = pq.read_table(pa.BufferReader(read_listed(path, listed)))
+    found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    require(found == COLUMNS[path.name], f"{path} has other columns")
+    require(table.num_rows == listed["rows"], f"{path} has another number of rows")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    require(all(row[key] is not None for row in rows for key in NEVER_NULL[path.name]), f"{path} has an empty cell")
+    return rows
+
+
+def check_rows(arrays: Mapping[str, np.ndarray], tables: Mapping[str, list[dict[str, Any]]]) -> None:
+    index = tables["index.parquet"]
+    ids = [row["clip_id"] for row in index]
+    failed = [row["clip_id"] for row in tables["failures.parquet"]]
+    require([row["row"] for row in index] == list(range(len(index))), "rows are not numbered")
+    require(len({*ids, *failed}) == len(ids) + len(failed), "a clip stands twice")
+    require(failed == sorted(failed), "failures are not sorted")
+    for kind, table in TABLE_OF.items():
+        require((kind in arrays) == (table in tables), f"{kind} without {table}")
+        if kind not in arrays:
+            continue
+        require(len(arrays[kind]) == len(tables[table]), f"{kind} has other rows than {table}")
+        if kind == "clips":
+            continue
+        prefix, at, owners = kind.removesuffix("s"), 0, []
+        for row in index:
+            require(row[f"{prefix}_row"] == at, f"{kind} of a clip do not follow")
+            at += row[f"n_{prefix}_rows"]
+            owners += [row["clip_id"]] * row[f"n_{prefix}_rows"]
+        require(owners == [row["clip_id"] for row in tables[table]], f"{table} names other clips")
+
+
+def read_set(root: Path, set_id: str) -> Vectors:
+    folder = root / "sets" / set_id
+    described = read_named(folder / "description.json", kind="embedding-set")
+    keys = {"format", "kind", "dataset", "spec", "fingerprint", "arrays", "tables", "metadata"}
+    require(set(described) == keys and set(described["arrays"]) <= set(TABLE_OF), "other keys in a description")
+    spec = described["spec"]
+    require(described["fingerprint"] == digest(spec), "the fingerprint is another")
+    require(set(described["metadata"]) == {"zarr.json"}, "other metadata")
+    group = parse_json(read_listed(folder / "zarr.json", described["metadata"]["zarr.json"]))
+    require(group == {"attributes": {}, "zarr_format": 3, "node_type": "group"}, "no Zarr group")
+    arrays = {kind: read_array(folder / kind, listed) for kind, listed in described["arrays"].items()}
+    for kind, rows in arrays.items():
+        dim = spec["frame_dim" if kind == "frames" else "clip_dim"]
+        require(rows.shape[1] == dim and rows.dtype.name == spec["dtype"], f"{kind} are not those of the spec")
+    tables = {name: read_table(folder / name, listed) for name, listed in described["tables"].items()}
+    check_rows(arrays, tables)
+    known = {"description.json", "provenance.json", "zarr.json", *tables}
+    known |= {f"{kind}/{name}" for kind, listed in described["arrays"].items() for name in listed["files"]}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    require(found == known, f"{folder} has other files: {found ^ known}")
+    return Vectors(described, arrays, tables, read_sealed(folder / "provenance.json"))
+
+
+# -- section 5: sampling and keys -----------------------------------------------------------------------------------
+
+
+def spread(n: int, k: int) -> list[int]:
+    if k >= n:
+        return list(range(n))
+    if k == 1:
+        return [(n - 1) // 2]
+    return [(2 * i * (n - 1) + k - 1) // (2 * (k - 1)) for i in range(k)]
+
+
+def windows_of(
+    sampling: Mapping[str, Any], *, n: int, fps: float | None, key_frames: Mapping[str, Sequence[int]]
+) -> list[list[int]] | None:
+    """The windows of section 5.3; None where the rule cannot be applied."""
+    name, _, numbers = sampling["rule"].partition(":")
+    offsets: list[int] = []
+    if name == "keyframe":
+        frames = sorted(set(key_frames.get(numbers, ())))
+        return [frames] if frames and 0 <= frames[0] and frames[-1] < n else None
+    if name == "all":
+        windows, wanted = [list(range(n))], n
+    elif name == "uniform":
+        windows, wanted = [spread(n, int(numbers))], int(numbers)
+    else:
+        step, _, count = numbers.rpartition("x")
+        wanted = int(count)
+        if name == "rate":
+            if fps is None or fps <= 0:
+                return None
+            offsets = [math.floor(i * fps / float(step) + 0.5) for i in range(wanted)]
+        else:
+            offsets = [i * int(step or 1) for i in range(wanted)]
+        last = max(n - 1 - offsets[-1], 0)
+        starts = [0] if sampling["n_windows"] == 1 else spread(last + 1, sampling["n_windows"])
+        windows = [[start + offset for offset in offsets if start + offset < n] for start in starts]
+    return [padded(window, wanted, sampling["padding"]) for window in windows]
+
+
+def padded(window: list[int], wanted: int, padding: str) -> list[int]:
+    short = wanted - len(window)
+    if short <= 0 or padding == "none":
+        return window
+    if padding == "zero":
+        return window + [-1] * short
+    if padding == "repeat-last":
+        return window + [window[-1]] * short
+    backwards = window[1:-1][::-1] if padding == "palindrome" else []
+    cycle = window + backwards
+    return [cycle[i % len(cycle)] for i in range(wanted)]
+
+
+def vector_key(spec: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The key of a manifest's row under a spec."""
+    resolved = "unresolved"
+    if spec["sampling"] is not None and row["n_frames"] is not None:
+        roles: dict[str, list[int]] = {}
+        for entry in row["key_frames"]:
+            roles.setdefault(entry["role"], []).append(entry["frame"])
+        windows = windows_of(spec["sampling"], n=row["n_frames"], fps=row["fps"], key_frames=roles)
+        resolved = "refused" if windows is None else digest(windows)
+    return digest([digest(spec), row["sha256"] or "unknown", resolved])
+
+
+# -- section 6: manifests -------------------------------------------------------------------------------------------
+
+KINDS = {"text": TEXT, "category": TEXT, "number": FLOAT, "integer": INT, "boolean": pa.bool_()}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A manifest: its header, its rows, its digests."""
+
+    header: dict[str, Any]
+    rows: list[dict[str, Any]]
+    media_digest: str
+    annotations_digest: str
+    id: str
+
+
+def read_manifest_file(path: Path) -> Clips:
+    parquet = pq.ParquetFile(path)
+    table = parquet.read()
+    text = parquet.metadata.metadata[b"embedstore.manifest"]
+    header = parse_json(text)
+    require(header["version"] <= 1, f"{path} is of a newer version")
+    require(canonical(header) == text, f"the header of {path} is not canonical")
+    fields = header["fields"]
+    require(table.schema.names == [*(field["name"] for field in fields), "key_frames"], f"{path} has other columns")
+    for field, found in zip(fields, table.schema.types, strict=False):
+        require(found == KINDS[field["kind"]], f"{path} has other types")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    ids = [row["clip_id"] for row in rows]
+    require(ids == sorted(set(ids)), f"{path} is not in order")
+    media, annotations = {"clip_id"}, {"path"}
+    for field in fields:
+        wanted = media if field["role"] in ("media", "sampling") else annotations
+        wanted.add(field["name"])
+    media.discard("path")
+    key_frames = [[{"role": entry["role"], "frame": entry["frame"]} for entry in row["key_frames"]] for row in rows]
+
+    def columns(names: set[str]) -> dict[str, list[Any]]:
+        return {name: [row[name] for row in rows] for name in names}
+
+    media_digest = digest({"columns": columns(media), "key_frames": key_frames})
+    annotations_digest = digest({"columns": columns(annotations), "header": header})
+    manifest_id = digest({"media": media_digest, "annotations": annotations_digest})
+    return Clips(header, rows, media_digest, annotations_digest, manifest_id)
+
+
+def read_manifest(root: Path, manifest_id: str) -> Clips:
+    path = root / "manifests" / f"{manifest_id}.parquet"
+    record = read_sealed(root / "manifests" / f"{manifest_id}.json")
+    require(record["manifest"] == manifest_id, "the record is of another manifest")
+    read_listed(path, record)
+    manifest = read_manifest_file(path)
+    require(manifest.id == manifest_id, f"{path} is not what its name says")
+    return manifest
+
+
+@dataclass(frozen=True)
+class WholeStore:
+    """Everything that the log and the tags lead to, read and checked."""
+
+    log: list[dict[str, Any]]
+    tags: dict[str, str]
+    snapshots: dict[str, dict[str, Any]]
+    sets: dict[str, Vectors]
+    manifests: dict[str, Clips]
+
+
+def read_store(root: Path) -> WholeStore:
+    """Read and check a whole store; the head's and the tags' snapshots must be complete."""
+    check_store(root)
+    log, tags = read_log(root), read_tags(root)
+    needed = {*tags.values(), *(entry["snapshot"] for entry in log[-1:])}
+    wanted = [*needed, *(entry["snapshot"] for entry in log)]
+    snapshots: dict[str, dict[str, Any]] = {}
+    sets: dict[str, Vectors] = {}
+    manifests: dict[str, Clips] = {}
+    for snapshot_id in wanted:
+        if snapshot_id in snapshots:
+            continue
+        if snapshot_id not in needed and not (root / "snapshots" / f"{snapshot_id}.json").exists():
+            continue
+        snapshot = snapshots[snapshot_id] = read_snapshot(root, snapshot_id)
+        for entry in snapshot["sets"]:
+            if entry["set_id"] not in sets and (
+                snapshot_id in needed or (root / "sets" / entry["set_id"]).is_dir()
+            ):
+                sets[entry["set_id"]] = read_set(root, entry["set_id"])
+            if entry["set_id"] in sets:
+                described = sets[entry["set_id"]].described
+                spec = described["spec"]
+                stated = (described["dataset"], spec["name"], spec["variant"], described["fingerprint"])
+                listed = tuple(entry[key] for key in ("dataset", "encoder", "variant", "fingerprint"))
+                require(stated == listed, "a snapshot lists a set as something else")
+        for entry in snapshot["manifests"]:
+            name = entry["manifest_id"]
+            if name not in manifests and (
+                snapshot_id in needed or (root / "manifests" / f"{name}.parquet").exists()
+            ):
+                manifests[name] = read_manifest(root, name)
+            if name in manifests:
+                found = manifests[name]
+                stated = (found.header["dataset"]["name"], found.media_digest, found.annotations_digest)
+                require(
+                    stated == (entry["name"], entry["media_digest"], entry["annotations_digest"]),
+                    "a snapshot lists a manifest as something else",
+                )
+    return WholeStore(log, tags, snapshots, sets, manifests)
