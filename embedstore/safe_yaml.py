@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re as _re
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,28 @@ class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", None)
+        # Even safe tags make values that no JSON has (bytes, sets, dates), and !!merge goes round the key check.
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.constructor.ConstructorError(None, None, "tags are not allowed", None)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key is no plain text", node.start_mark)
         keys = [key.value for key, _ in node.value]
         if len(set(keys)) != len(keys):
             raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        number = float(node.value)
+        if not math.isfinite(number):
+            raise yaml.constructor.ConstructorError(None, None, "a number is not finite", node.start_mark)
+        return number
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
 
 
 # Ids such as `007`, `1_000` and `NO` stay text: only JSON's own numbers, true, false and null are resolved.
@@ -59,7 +75,8 @@ def parse_yaml(payload: bytes, *, source: str) -> Any:
         raise HostileInputError(f"{source} is larger than {MAX_YAML_BYTES} bytes, too large for YAML")
     try:
         return yaml.load(payload, Loader=_StrictLoader)
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+    # ValueError: text that is no UTF-8, and numbers of more digits than Python reads.
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise HostileInputError(f"{source} is no plain YAML: {reason}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedstore.errors import ManifestError
+from embedstore.manifest.cells import composed
 
 __all__ = [
     "ARROW_TYPES",
@@ -71,6 +72,8 @@ class ManifestField:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.strip() and self.name.isprintable()):
             raise ManifestError(f"a column needs a name of printable characters, got {self.name!r}")
+        if self.name != composed(self.name):
+            raise ManifestError(f"the column name {self.name!r} has letters in parts; compose them (Unicode NFC)")
         if self.name == KEY_FRAMES_COLUMN:
             raise ManifestError(f"the column name {KEY_FRAMES_COLUMN!r} is kept for the key-frame table")
         if self.role not in _ROLES or self.kind not in ARROW_TYPES:

@@ -65,7 +65,7 @@ def _split_problems(manifest: Manifest) -> list[Problem]:
 def _value_problems(manifest: Manifest) -> list[Problem]:
     problems = []
     by_column: dict[str, list[str]] = defaultdict(list)
-    for key, text in manifest.unreadable.items():
+    for key, text in sorted(manifest.unreadable.items()):
         column, _, clip_id = key.partition("\t")
         by_column[column].append(f"{clip_id} ({text})")
     for name, declared in manifest.fields.items():
@@ -75,7 +75,8 @@ def _value_problems(manifest: Manifest) -> list[Problem]:
                 for clip_id, value in zip(manifest.clip_ids, manifest.column(name), strict=True)
                 if value is not None and not math.isfinite(value)
             ]
-    for column, rows in by_column.items():
+    for column in (*manifest.fields, KEY_FRAMES_COLUMN):
+        rows = by_column[column]
         if not rows:
             continue
         if column == KEY_FRAMES_COLUMN:

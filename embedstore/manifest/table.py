@@ -19,7 +19,7 @@ from embedstore.dataset import DatasetFacts
 from embedstore.errors import ManifestError, UnknownNameError, did_you_mean
 from embedstore.files import read_file, replace_file, storage_errors
 from embedstore.identity import digest_json
-from embedstore.manifest.cells import read_cell, to_json_cells
+from embedstore.manifest.cells import composed, read_cell, to_json_cells
 from embedstore.manifest.fields import (
     ARROW_TYPES,
     KEY_FRAMES_COLUMN,
@@ -147,7 +147,7 @@ class Manifest:
             for row in ordered:
                 cell, text = read_cell(row.get(name), declared_field.kind)
                 if text is not None:
-                    unreadable[f"{name}\t{row.get('clip_id')}"] = text
+                    unreadable[composed(f"{name}\t{row.get('clip_id')}")] = composed(text)
                 cells.append(cell)
             try:
                 columns[name] = pa.array(cells, type=ARROW_TYPES[declared_field.kind])
@@ -160,7 +160,7 @@ class Manifest:
             frames_of[clip_id].append({"role": role, "frame": frame})
         known = {str(row.get("clip_id")) for row in ordered}
         for clip_id in sorted(set(frames_of) - known):
-            unreadable[f"{KEY_FRAMES_COLUMN}\t{clip_id}"] = "no such clip"
+            unreadable[composed(f"{KEY_FRAMES_COLUMN}\t{clip_id}")] = "no such clip"
         columns[KEY_FRAMES_COLUMN] = pa.array(
             [frames_of.get(str(row.get("clip_id")), []) for row in ordered], type=KEY_FRAMES_TYPE
         )
@@ -319,6 +319,6 @@ class Manifest:
     def with_rows(self, keep: Sequence[bool]) -> Manifest:
         """Return the manifest with the rows where ``keep`` is true, and what is reported about them."""
         table = self.table.filter(pa.array(keep, type=pa.bool_()))
-        kept = set(table.column("clip_id").to_pylist())
+        kept = {composed(str(clip_id)) for clip_id in table.column("clip_id").to_pylist()}
         unreadable = {key: text for key, text in self.unreadable.items() if key.partition("\t")[2] in kept}
         return replace(self, table=table, unreadable=unreadable)

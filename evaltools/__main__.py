@@ -1,0 +1,5 @@
+"""``python -m evaltools``."""
+
+from evaltools.cli.main import main
+
+main()
