@@ -22,8 +22,7 @@ run embedstore ls
 run embedstore verify
 
 say "3. Probe LVEF (synthetic): a mean of frames cannot see motion, mean and deviation can"
-run evaltools probe --task lvef --dataset phantom --pool clip --out "$demo/results/lvef-clip"
-run evaltools probe --task lvef --dataset phantom --pool meanstd --out "$demo/results/lvef-meanstd"
+run evaltools probe --task lvef --dataset phantom --pool clip --pool meanstd --out "$demo/results"
 
 say "Done"
 cat <<END

@@ -1,0 +1,152 @@
+"""Part of `store.py`: finished units packed into a set, as a build ends. 16 frames a clip, 256 clips a unit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from timing import Case, peak_mib, time_rounds
+
+from embedstore.build.commit import commit_build
+from embedstore.build.plan import BuildPlan, PlannedClip
+from embedstore.build.units import ClipVectors, UnitResult, write_unit
+from embedstore.shards import cast_for_storage
+from embedstore.spec import EncoderSpec, FrameSampling
+from embedstore.store import Store
+
+DIM = 768
+FRAMES_EACH = 16
+UNIT_CLIPS = 256
+SPEC = EncoderSpec(
+    name="bench", sampling=FrameSampling(f"uniform:{FRAMES_EACH}"), clip_dim=DIM, frame_dim=DIM, dtype="float16"
+)
+KINDS = {"clips": DIM, "frames": DIM}
+
+
+def make_plan(n_clips: int) -> BuildPlan:
+    clips = tuple(
+        PlannedClip(
+            clip_id=f"c{clip:08d}",
+            content_sha256=f"{clip:064x}",
+            vector_key=f"{clip:064x}",
+            action="encode",
+            unit=clip // UNIT_CLIPS,
+        )
+        for clip in range(n_clips)
+    )
+    return BuildPlan(
+        key="0" * 64,
+        dataset="bench",
+        spec=SPEC,
+        with_frames=True,
+        parent=None,
+        clips=clips,
+        n_expected=n_clips,
+        batch_size=1,
+    )
+
+
+def unit_result(unit: int, clips: list[PlannedClip], frames: Any) -> UnitResult:
+    """What an encoder gives for one unit; its vectors are the same float32 block for every unit."""
+    result = UnitResult(unit=unit)
+    for at, clip in enumerate(clips):
+        rows = [
+            {
+                "clip_id": clip.clip_id,
+                "frame": frame,
+                "time_s": frame / 30,
+                "frame_start": frame,
+                "frame_stop": frame + 1,
+                "frame_kind": "frame",
+            }
+            for frame in range(FRAMES_EACH)
+        ]
+        index = {
+            "clip_id": clip.clip_id,
+            "content_sha256": clip.content_sha256,
+            "vector_key": clip.vector_key,
+            "n_frames": 16,
+            "n_frame_rows": FRAMES_EACH,
+            "n_window_rows": 0,
+        }
+        vectors = frames[at * FRAMES_EACH : (at + 1) * FRAMES_EACH]
+        result.vectors.append(ClipVectors(index=index, clip=vectors[0], frames=vectors, frame_rows=rows))
+    return result
+
+
+def write_units(folder: Path, plan: BuildPlan) -> None:
+    """Write every unit and its receipt."""
+    (folder / "units").mkdir(parents=True)
+    (folder / "receipts").mkdir()
+    frames = np.random.default_rng(0).standard_normal((UNIT_CLIPS * FRAMES_EACH, DIM), dtype=np.float32)
+    cast = {kind: partial(cast_for_storage, dtype="float16", what=kind) for kind in KINDS}
+    for unit, clips in plan.units.items():
+        frames[0, 0] = unit
+        write_unit(folder, unit_result(unit, clips, frames), kinds=KINDS, cast=cast)
+
+
+def save_frames(path: Path, n_frames: int) -> None:
+    """The baseline: the same blocks, cast, gathered in one matrix and saved."""
+    block = np.random.default_rng(0).standard_normal((UNIT_CLIPS * FRAMES_EACH, DIM), dtype=np.float32)
+    matrix = np.empty((n_frames, DIM), np.float16)
+    for start in range(0, n_frames, len(block)):
+        part = matrix[start : start + len(block)]
+        part[...] = block[: len(part)]
+    with path.open("wb") as handle:
+        np.save(handle, matrix)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def build_figures(folder: Path, *, n_rows: int, rounds: int) -> list[tuple[Any, ...]]:
+    """Seconds of writing units and of packing them, against saving the same frames as one file."""
+    plan = make_plan(n_rows // FRAMES_EACH)
+    n_frames = len(plan.clips) * FRAMES_EACH
+    build, root, raw = folder / "build", folder / "packed", folder / "frames.npy"
+
+    def clear_units() -> None:
+        shutil.rmtree(build, ignore_errors=True)
+
+    def clear_store() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        if not build.exists():
+            write_units(build, plan)
+
+    def pack() -> None:
+        commit_build(Store.create(root), plan, build, provenance={}, reason="benchmark")
+
+    cases = {
+        "raw": Case(lambda: save_frames(raw, n_frames), lambda: raw.unlink(missing_ok=True)),
+        "units": Case(lambda: write_units(build, plan), clear_units),
+        "pack": Case(pack, clear_store),
+    }
+    times = time_rounds(cases, rounds=rounds)
+    for path in (build, root):
+        shutil.rmtree(path, ignore_errors=True)
+    raw.unlink()
+    what = f"{n_frames:,} frames x {DIM} float16"
+    against = "cast + np.save + fsync"
+    return [
+        (f"unit files of {what}", times["units"], against, times["raw"]),
+        (f"packing of {what}", times["pack"], against, times["raw"]),
+        (f"unit files and packing of {what}", times["units"] + times["pack"], against, times["raw"], 3.5),
+    ]
+
+
+def commit_once(folder: Path, n_rows: int) -> None:
+    """In a process of its own: pack units that another process wrote; print the peak memory in MiB."""
+    plan = make_plan(n_rows // FRAMES_EACH)
+    pid = os.fork()
+    if pid == 0:
+        write_units(folder / "build", plan)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise SystemExit("the units could not be written")
+    before = peak_mib()
+    commit_build(Store.create(folder / "store"), plan, folder / "build", provenance={}, reason="benchmark")
+    print(json.dumps({"before": before, "peak": peak_mib()}))

@@ -1,0 +1,1 @@
+"""The ``evaltools`` program: thin commands over library functions."""

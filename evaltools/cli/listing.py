@@ -1,0 +1,63 @@
+"""``evaltools tasks`` and ``evaltools protocols``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+
+
+@click.command()
+@store_option
+@json_option
+@debug_option
+@click.pass_context
+def tasks(context: click.Context, store_path: Path, as_json: bool) -> None:
+    """List the tasks and what the store can answer now.
+
+    Example: evaltools tasks
+    """
+    import embedstore
+    from evaltools.selection import describe_tasks
+
+    # Tasks can be listed where no store was named and none is there.
+    named = context.get_parameter_source("store_path") is not ParameterSource.DEFAULT
+    store = embedstore.open(store_path) if named or store_path.exists() else None
+    described = describe_tasks(store)
+    if as_json:
+        emit_json({"tasks": described})
+        return
+    for task in described:
+        unit = f" ({task['unit']})" if task["unit"] else ""
+        how = f"{task['kind']} by {task['protocol']}, ranked by {task['main_metric']}"
+        say(f"{task['name']}: {task['title']}{unit}, {how}")
+        for run in task["runs"]:
+            state = ", ".join(run["encoders"]) if run["reason"] is None else f"not now: {run['reason']}"
+            say(f"  {run['dataset']}: {run['n_labelled']} labelled clips in {run['column']}; {state}")
+        if not task["runs"]:
+            say(f"  no data set with the label {task['column']}" if store else "  (no store here)")
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@debug_option
+def protocols(name: str | None, as_json: bool) -> None:
+    """List the protocols, or show one with its full settings and digest.
+
+    Example: evaltools protocols ridge
+    """
+    from evaltools.protocols import PROTOCOLS, get_protocol
+
+    shown = [get_protocol(name)] if name else list(PROTOCOLS.values())
+    if as_json:
+        emit_json({"protocols": [protocol.to_dict() for protocol in shown]})
+        return
+    for protocol in shown:
+        say(f"{protocol.name} ({protocol.kind}, {protocol.digest[:12]}): {protocol.summary}")
+        if name:
+            say(json.dumps(protocol.settings, indent=2))

@@ -1,0 +1,162 @@
+"""Controls: the same numbers from predictors that know nothing of the images. They stand beneath every result.
+
+``mean``
+    The mean of the training labels, or the class shares of train.
+``shuffled``
+    The whole pipeline on labels permuted by patient: those of train and val among themselves, those of test among
+    themselves, so that every label set keeps its mean. Its value is the mean over the permutations and its interval
+    their middle 95 %: what chance gives, not the sampling of patients.
+``random``
+    The whole pipeline on Gaussian vectors of the same size.
+``metadata``
+    The whole pipeline on facts of the recording: fps, frames, image size, duration, device, site.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaltools.cohort import Cohort
+from evaltools.fitting import Targets, fit_and_predict
+from evaltools.metrics import METRICS, Floats
+from evaltools.protocols import EvalProtocol
+from evaltools.resample import Estimate, patient_codes
+
+__all__ = ["CONTROLS", "Shuffled", "mean_predictions", "metadata_features", "shuffle_by_patient", "shuffled_control"]
+
+CONTROLS = ("mean", "shuffled", "random", "metadata")
+
+_NUMERIC = ("fps", "n_frames", "height", "width")
+_CATEGORICAL = ("manufacturer", "model", "site")
+
+
+def mean_predictions(targets: Targets) -> Floats:
+    """Return the training mean, or the class shares of train, for each test clip: (m,) or (m, K)."""
+    fitted = targets.values[np.concatenate([targets.train, targets.val])]
+    if targets.kind == "regression":
+        return np.full(len(targets.test), fitted.mean())
+    shares = np.bincount(fitted, minlength=len(targets.classes)) / len(fitted)
+    return np.tile(shares, (len(targets.test), 1))
+
+
+def random_features(shape: tuple[int, int], *, seed: int) -> Floats:
+    """Return standard Gaussian vectors (n, D)."""
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def metadata_features(cohort: Cohort) -> Floats:
+    """Return facts of the recording (n, M): numbers with the training mean where they are unknown, a column that
+    says so, and one column a category that stands in train.
+    """
+    train = cohort.in_split("train")
+    columns: list[Floats] = []
+    numbers = {name: np.array(cohort.column(name), dtype=np.float64) for name in _NUMERIC}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        numbers["duration_s"] = numbers["n_frames"] / numbers["fps"]
+    for values in numbers.values():
+        known = np.isfinite(values)
+        if (known & train).any():
+            columns.append(np.where(known, values, values[known & train].mean()))
+            columns.append(known.astype(np.float64))
+    for name in _CATEGORICAL:
+        texts = np.array(cohort.column(name), dtype=object).astype(str)
+        columns.extend((texts == category).astype(np.float64) for category in np.unique(texts[train]))
+    return np.column_stack(columns) if columns else np.zeros((len(cohort), 1))
+
+
+def shuffle_by_patient(
+    values: npt.NDArray[Any], patients: npt.NDArray[Any], rng: np.random.Generator
+) -> npt.NDArray[Any]:
+    """Give every patient the labels of another one.
+
+    Labels that are equal within a patient stay equal within the patient. Those that differ (views) are dealt in
+    random order, repeated where the other patient has fewer clips, so that no clip order survives.
+
+    Parameters
+    ----------
+    values, patients : (n,)
+        Labels and patients of one split.
+    """
+    codes = patient_codes(patients)
+    order = np.lexsort((rng.random(len(codes)), codes))
+    counts = np.bincount(codes)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    giver = rng.permutation(len(counts))
+    within = np.arange(len(codes)) - np.repeat(starts, counts)
+    source = np.repeat(starts[giver], counts) + within % np.repeat(counts[giver], counts)
+    shuffled = np.empty_like(values)
+    shuffled[order] = values[order][source]
+    return shuffled
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The shuffled control.
+
+    Attributes
+    ----------
+    estimates : dict of str to Estimate
+    n : int
+        Permutations.
+    p : float or None
+        Share of permutations, the observed one counted in, whose main metric is at least as good as the observed.
+    """
+
+    estimates: dict[str, Estimate]
+    n: int
+    p: float | None
+
+
+def shuffled_control(
+    protocol: EvalProtocol, X: Floats, targets: Targets, *, observed: Estimate, main_metric: str, seed: int
+) -> Shuffled:
+    """Run the whole pipeline on permuted labels, `EvalProtocol.n_shuffles` times."""
+    rng = np.random.default_rng(seed)
+    shuffles = np.stack([_shuffled_labels(targets, rng) for _ in range(protocol.n_shuffles)], axis=1)
+    predictions = [
+        fit_and_predict(protocol, X, targets, values=shuffles[:, start : start + protocol.n_together]).predictions
+        for start in range(0, protocol.n_shuffles, protocol.n_together)
+    ]
+    all_predictions = np.concatenate(predictions, axis=1)
+    patients = patient_codes(targets.patients[targets.test])
+    once = np.ones((1, int(patients.max()) + 1))
+    scored = [
+        targets.scorer(shuffles[targets.test, at], all_predictions[:, at], patients)(once)
+        for at in range(protocol.n_shuffles)
+    ]
+    replicates = {name: np.array([scores[name][0] for scores in scored]) for name in scored[0]}
+    estimates = {name: _middle(values) for name, values in replicates.items()}
+    return Shuffled(estimates, protocol.n_shuffles, _p(replicates[main_metric], observed, main_metric))
+
+
+def _shuffled_labels(targets: Targets, rng: np.random.Generator) -> npt.NDArray[Any]:
+    values = targets.values.copy()
+    for rows in (np.concatenate([targets.train, targets.val]), targets.test):
+        values[rows] = shuffle_by_patient(targets.values[rows], targets.patients[rows], rng)
+    # A classifier needs every class in train, from which a rare one can get lost.
+    for lost in range(targets.n_known) if targets.classes else ():
+        train = values[targets.train]
+        if lost not in train:
+            commonest = np.flatnonzero(train == np.bincount(train).argmax())
+            values[targets.train[rng.choice(commonest)]] = lost
+    return values
+
+
+def _middle(values: Floats) -> Estimate:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Estimate(None, ci_reason="not defined for any permutation")
+    low, high = np.quantile(known, [0.025, 0.975])
+    return Estimate(float(known.mean()), float(low), float(high))
+
+
+def _p(values: Floats, observed: Estimate, main_metric: str) -> float | None:
+    if observed.value is None:
+        return None
+    sign = 1.0 if METRICS[main_metric].higher_is_better else -1.0
+    as_good = np.sum(sign * values >= sign * observed.value)  # NaN is never as good
+    return float((1 + as_good) / (1 + len(values)))

@@ -1,0 +1,234 @@
+"""`Features`: vectors joined with the clips of a cohort by clip id, and pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.errors import MissingVectorsError, UnknownNameError, VectorError, did_you_mean
+from evaltools.cohort import Cohort
+from evaltools.metrics import Floats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from embedstore import EncoderSpec
+
+__all__ = ["POOLS", "Located", "VectorSource", "locate", "pool_vectors", "require_pool"]
+
+_NAMED = 5
+_BLOCK_BYTES = 128 << 20
+
+Rows = npt.NDArray[np.intp]
+Vectors = npt.NDArray[np.float32]
+
+
+class VectorRows(Protocol):
+    """Rows of vectors, such as an `embedstore.VectorArray` or a numpy array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]: ...
+
+
+class VectorSource(Protocol):
+    """What is read of an `embedstore.EmbeddingSet`; tests hand in arrays."""
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def set_id(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def spec(self) -> EncoderSpec: ...
+
+    @property
+    def clips(self) -> VectorRows: ...
+
+    @property
+    def index(self) -> pa.Table: ...
+
+    @property
+    def failures(self) -> pa.Table: ...
+
+    def array(self, kind: str) -> VectorRows | None: ...
+
+
+def _pool_mean(frames: Vectors, starts: Rows, counts: Rows) -> Floats:
+    return np.add.reduceat(frames, starts, axis=0, dtype=np.float64) / counts[:, None]
+
+
+def _pool_meanstd(frames: Vectors, starts: Rows, counts: Rows) -> Floats:
+    mean = _pool_mean(frames, starts, counts)
+    away = frames - np.repeat(mean, counts, axis=0)
+    deviation = np.sqrt(np.add.reduceat(away * away, starts, axis=0) / counts[:, None])
+    return np.concatenate([mean, deviation], axis=1)
+
+
+def _pool_max(frames: Vectors, starts: Rows, counts: Rows) -> Floats:
+    return np.maximum.reduceat(frames, starts, axis=0).astype(np.float64)
+
+
+_FRAME_POOLS: Mapping[str, Callable[[Vectors, Rows, Rows], Floats]] = {
+    "mean": _pool_mean,
+    "meanstd": _pool_meanstd,
+    "max": _pool_max,
+}
+POOLS: Mapping[str, str] = {
+    "clip": "the stored clip vector",
+    "mean": "mean of the frame vectors",
+    "meanstd": "mean and standard deviation of the frame vectors, side by side",
+    "max": "largest value of each dimension over the frame vectors",
+}
+
+
+def require_pool(name: str) -> str:
+    """Return the name of a pooling.
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of that name.
+    """
+    if name not in POOLS:
+        raise UnknownNameError(f"unknown pooling {name!r}{did_you_mean(name, list(POOLS))}")
+    return name
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the vectors of a cohort's clips stand.
+
+    Attributes
+    ----------
+    rows : (n,) int
+        Row of the set's index for each clip of the cohort, -1 where there is no usable vector.
+    reasons : mapping of str to int
+        Why vectors are missing, with counts.
+    """
+
+    rows: Rows
+    reasons: Mapping[str, int]
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Which clips have vectors, (n,)."""
+        return self.rows >= 0
+
+
+def locate(source: VectorSource, cohort: Cohort, *, pool: str) -> Located:
+    """Find the vectors of each clip of a cohort.
+
+    A vector that was made of other content than the manifest's clip counts as missing, and so does, for a pooling
+    of frames, a clip without frame vectors.
+
+    Raises
+    ------
+    MissingVectorsError
+        Frames are to be pooled and the set holds none.
+    """
+    if pool in _FRAME_POOLS and source.array("frames") is None:
+        raise MissingVectorsError(
+            f"the set of {source.spec.title} on {source.dataset} holds no frame vectors to pool by {pool!r}; "
+            "build it with frames, or use --pool clip"
+        )
+    index = source.index
+    row_of = {clip_id: row for row, clip_id in enumerate(index.column("clip_id").to_pylist())}
+    content = index.column("content_sha256").to_pylist()
+    n_frames = index.column("n_frame_rows").to_pylist() if pool in _FRAME_POOLS else None
+    failed = dict(zip(*(source.failures.column(name).to_pylist() for name in ("clip_id", "reason")), strict=True))
+    rows = np.full(len(cohort), -1, dtype=np.intp)
+    reasons: dict[str, int] = {}
+    for position, (clip_id, sha256) in enumerate(zip(cohort.clip_ids, cohort.column("sha256"), strict=True)):
+        row = row_of.get(clip_id)
+        if row is None:
+            reason = f"failed: {failed[clip_id]}" if clip_id in failed else "not built"
+        elif None not in (sha256, content[row]) and sha256 != content[row]:
+            reason = "built from other content"
+        elif n_frames is not None and not n_frames[row]:
+            reason = "no frame vectors"
+        else:
+            rows[position] = row
+            continue
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return Located(rows, reasons)
+
+
+def refuse_missing(source: VectorSource, cohort: Cohort, located: Located) -> None:
+    """Raise where clips of the cohort have no vectors.
+
+    Raises
+    ------
+    MissingVectorsError
+        How many, why, which, and what to do.
+    """
+    missing = [str(clip_id) for clip_id in cohort.clip_ids[~located.present]]
+    if missing:
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(located.reasons.items()))
+        named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        raise MissingVectorsError(
+            f"{len(missing)} of {len(cohort)} labelled clips of {cohort.dataset!r} have no vectors of "
+            f"{source.spec.title} ({why}: {named}); build them, or give --allow-missing to score the rest"
+        )
+
+
+def pool_vectors(source: VectorSource, rows: Rows, *, pool: str) -> Floats:
+    """Read and pool the vectors of clips.
+
+    Parameters
+    ----------
+    rows : (n,) int
+        Rows of the set's index, all with vectors.
+    pool : str
+        A name of `POOLS`.
+
+    Returns
+    -------
+    (n, D) float64 array
+
+    Raises
+    ------
+    VectorError
+        A vector is not finite; the message names clips.
+    """
+    if pool in _FRAME_POOLS:
+        pooled = _pooled_frames(source, rows, pool)
+    else:
+        pooled = np.asarray(source.clips[rows], dtype=np.float64)
+    finite = np.isfinite(pooled).all(axis=1)
+    if not finite.all():
+        clip_ids = source.index.column("clip_id").take(rows[~finite][:_NAMED]).to_pylist()
+        raise VectorError(
+            f"{int((~finite).sum())} vectors of {source.spec.title} on {source.dataset} are not finite "
+            f"({', '.join(clip_ids)}); run embedstore verify and build them again"
+        )
+    return pooled
+
+
+def _pooled_frames(source: VectorSource, rows: Rows, pool: str) -> Floats:
+    frames = source.array("frames")
+    if frames is None:
+        raise MissingVectorsError(f"the set of {source.spec.title} on {source.dataset} holds no frame vectors")
+    first = np.asarray(source.index.column("frame_row").to_numpy())[rows].astype(np.intp)
+    counts = np.asarray(source.index.column("n_frame_rows").to_numpy())[rows].astype(np.intp)
+    dims = frames.shape[1]
+    most = max(int(_BLOCK_BYTES // (4 * dims)), 1)
+    blocks, start = [], 0
+    while start < len(rows):
+        reached = np.cumsum(counts[start:])
+        stop = start + max(int(np.searchsorted(reached, most, side="right")), 1)
+        starts = np.concatenate([[0], np.cumsum(counts[start:stop])[:-1]])
+        within = np.arange(counts[start:stop].sum()) - np.repeat(starts, counts[start:stop])
+        gathered = frames[np.repeat(first[start:stop], counts[start:stop]) + within]
+        blocks.append(_FRAME_POOLS[pool](gathered, starts, counts[start:stop]))
+        start = stop
+    return np.concatenate(blocks)

@@ -1,0 +1,140 @@
+"""`probe`: fit a simple model on stored vectors and score it, with intervals and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embedstore import Manifest, Store
+from embedstore.where import parse_where
+from evaltools.cohort import NotRunnableError, build_cohort, require_runnable
+from evaltools.features import VectorSource, locate, refuse_missing, require_pool
+from evaltools.protocols import get_protocol
+from evaltools.result import Result
+from evaltools.score_table import ProbeOptions, ScoreTable
+from evaltools.selection import runnable_manifests, sets_of
+from evaltools.task import Task, get_task
+
+__all__ = ["ProbeOptions", "probe", "probe_all", "probe_manifest"]
+
+
+def probe(
+    store: Store,
+    *,
+    task: str | Path | Task,
+    dataset: str | Path | Manifest | None = None,
+    encoder: str | Sequence[str] | None = None,
+    options: ProbeOptions | None = None,
+    on_skip: Callable[[str], None] | None = None,
+) -> list[Result]:
+    """Probe the encoders of a store on a task.
+
+    All encoders and poolings of one data set are scored on the clips that all of them have.
+
+    Parameters
+    ----------
+    store : Store
+    task : str, Path or Task
+        Name of a shipped task, a task file, or a task.
+    dataset : str, Path, Manifest or None
+        Name of a data set, a manifest file, or a manifest; without, every data set of the store that has both the
+        label and vectors, of which those are skipped whose labels or splits do not allow a probe.
+    encoder : str, sequence of str or None
+        ``NAME[@VARIANT]``; without, every encoder that the store has for the data set.
+    options : ProbeOptions
+    on_skip : callable
+        Told the reason for each data set that is skipped.
+
+    Returns
+    -------
+    list of Result
+        By data set, encoder, pooling.
+
+    Raises
+    ------
+    UnknownNameError
+        A task, data set, encoder, protocol, pooling or column is not known, or no data set has the label.
+    ContentError
+        Labels, splits, leakage or missing vectors forbid a result.
+
+    Examples
+    --------
+    >>> results = probe(embedstore.open("store"), task="lvef")  # doctest: +SKIP
+    >>> results[0].metrics["r2"]  # doctest: +SKIP
+    Estimate(value=0.67, ci_low=0.6, ci_high=0.73, ci_reason=None)
+    """
+    asked = task if isinstance(task, Task) else get_task(task)
+    chosen = options or ProbeOptions()
+    titles = [encoder] if isinstance(encoder, str) else list(encoder or ())
+    if dataset is not None:
+        manifest = dataset if isinstance(dataset, Manifest) else store.manifest(dataset)
+        return probe_manifest(sets_of(store, manifest.name, titles=titles), manifest, task=asked, options=chosen)
+    results: list[Result] = []
+    refusals: list[NotRunnableError] = []
+    for manifest in runnable_manifests(store, asked, titles=titles):
+        sets = sets_of(store, manifest.name, titles=titles)
+        try:
+            results += probe_manifest(sets, manifest, task=asked, options=chosen)
+        except NotRunnableError as refusal:
+            refusals.append(refusal)
+    if not results:
+        raise refusals[0]
+    if on_skip is not None:
+        for skipped in refusals:
+            on_skip(str(skipped))
+    return results
+
+
+def probe_all(
+    store: Store,
+    *,
+    tasks: Sequence[Task],
+    datasets: Sequence[str | Path] = (),
+    encoder: Sequence[str] = (),
+    options: ProbeOptions | None = None,
+    on_skip: Callable[[str], None] | None = None,
+) -> list[Result]:
+    """Probe several tasks and data sets, each as `probe` does; no data set named means all.
+
+    Raises
+    ------
+    UnknownNameError, ContentError
+        As `probe`.
+    """
+    named: list[str | Path | None] = [*dict.fromkeys(datasets)] or [None]
+    return [
+        result
+        for task in tasks
+        for dataset in named
+        for result in probe(store, task=task, dataset=dataset, encoder=encoder, options=options, on_skip=on_skip)
+    ]
+
+
+def probe_manifest(
+    sources: Sequence[VectorSource], manifest: Manifest, *, task: Task, options: ProbeOptions
+) -> list[Result]:
+    """Probe several sets of one data set on the clips that all of them have.
+
+    Raises
+    ------
+    UnknownNameError, ContentError
+        As `probe`.
+    """
+    protocol = get_protocol(options.protocol or task.protocol, kind=task.kind)
+    pools = [require_pool(pool) for pool in dict.fromkeys(options.pools)]
+    where = None if options.where is None else parse_where(options.where)
+    cohort = build_cohort(manifest, task, where=where, allow_leakage=options.allow_leakage)
+    for column in options.by:
+        manifest.column(column)
+    require_runnable(cohort)
+    rows = [(source, pool, locate(source, cohort, pool=pool)) for source in sources for pool in pools]
+    common = np.ones(len(cohort), dtype=np.bool_)
+    for source, _, located in rows:
+        if not options.allow_missing:
+            refuse_missing(source, cohort, located)
+        common &= located.present
+    table = ScoreTable(cohort, cohort.take(common), common, protocol, options)
+    require_runnable(table.scored)
+    return [table.result(source, pool, located) for source, pool, located in rows]

@@ -1,0 +1,141 @@
+"""Results as tables for a terminal: values with intervals, controls beneath, counts always shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from evaltools.resample import Estimate
+from evaltools.result import GroupScores, Result
+
+__all__ = ["format_results"]
+
+_CONTROL_TITLES = {
+    "mean": "mean or majority of train",
+    "shuffled": "shuffled labels",
+    "random": "random vectors",
+    "metadata": "metadata only",
+}
+_SHARED = ("mean", "metadata")  # the same for all encoders of a table: printed once, at its foot
+_METRICS_SHOWN = 3
+
+Row = tuple[str, ...]
+
+
+def format_results(results: Sequence[Result]) -> str:
+    """Return one table for each task, data set and protocol.
+
+    Parameters
+    ----------
+    results : sequence of Result
+        In the order of `evaltools.probe.probe`.
+    """
+    tables = groupby(results, key=lambda result: (result.task.name, result.dataset, result.protocol))
+    return "\n\n".join(_format_table(list(rows)) for _, rows in tables)
+
+
+def _format_table(results: Sequence[Result]) -> str:
+    first = results[0]
+    shown = first.task.metrics[:_METRICS_SHOWN]
+    if first.task.main_metric not in shown:
+        shown = (first.task.main_metric, *shown[:-1])
+    header: Row = ("encoder", "pool", *(first.task.metric_title(name) for name in shown))
+    rows = [header]
+    for result in results:
+        rows.append((result.title, result.pool, *(format_estimate(result.metrics[name]) for name in shown)))
+        rows += [_control_row(result, name, shown) for name in result.controls if name not in _SHARED]
+    rows += [_control_row(first, name, shown) for name in first.controls if name in _SHARED]
+    lines = [*_heading(first), "", *_aligned(rows), *_group_lines(results), "", *_footing(results)]
+    return "\n".join(lines)
+
+
+def _heading(first: Result) -> list[str]:
+    synthetic = " [synthetic]" if first.provenance.synthetic else ""
+    standing = "primary" if first.is_primary else "secondary"
+    counts = first.counts
+    return [
+        f"{first.task.title} on {first.dataset}{synthetic}, protocol {first.protocol} ({standing})",
+        f"{counts.n_scored} of {counts.n_expected} test clips scored, {counts.n_patients} patients; fitted on "
+        f"{counts.n_train} train and {counts.n_val} val clips; {counts.n_unlabelled} unlabelled, "
+        f"{counts.n_without_split} without split",
+        f"leakage {first.provenance.leakage}"
+        + (f"; only {first.provenance.where}" if first.provenance.where else ""),
+    ]
+
+
+def _control_row(result: Result, name: str, shown: Sequence[str]) -> Row:
+    control = result.controls[name]
+    title = _CONTROL_TITLES[name]
+    if name == "shuffled" and result.p_shuffled is not None:
+        title += f" (p = {result.p_shuffled:.2g})"
+    return (f"  {title}", "", *(format_estimate(control[metric]) for metric in shown))
+
+
+def _group_lines(results: Sequence[Result]) -> list[str]:
+    lines: list[str] = []
+    main_metric = results[0].task.main_metric
+    for column in results[0].groups:
+        header: Row = (column, "encoder", "pool", "clips", "patients", results[0].task.metric_title(main_metric))
+        rows = [header]
+        for value in results[0].groups[column]:
+            for result in results:
+                rows.append(_group_row(value, result, result.groups[column][value]))
+        lines += ["", *_aligned(rows)]
+    return lines
+
+
+def _group_row(value: str, result: Result, scores: GroupScores) -> Row:
+    main = format_estimate(scores.metrics[result.task.main_metric])
+    return value, result.title, result.pool, str(scores.n_scored), str(scores.n_patients), main
+
+
+def _footing(results: Sequence[Result]) -> list[str]:
+    first = results[0]
+    lines = [
+        f"[ ]: 95 % interval over test patients of the fitted probe, {first.draws} draws;",
+        f"     for shuffled labels the middle 95 % of {first.n_shuffles} permutations by patient, with the share p "
+        f"that is as good by {first.task.metric_title(first.task.main_metric)}",
+    ]
+    for result in results:
+        who = f"{result.title} {result.pool}"
+        if result.counts.n_missing or result.counts.n_dropped:
+            lines.append(
+                f"{who}: {result.counts.n_missing} labelled clips without vectors, "
+                f"{result.counts.n_dropped} left out because another row lacks them"
+            )
+        reasons = {estimate.ci_reason for estimate in result.metrics.values() if estimate.ci_reason}
+        lines += [f"{who}: no interval ({reason})" for reason in sorted(reasons)]
+        lines += [f"{who}: {note}" for note in result.provenance.notes]
+    return lines
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """Return a value with its interval.
+
+    Examples
+    --------
+    >>> format_estimate(Estimate(5.1234, 4.6, 5.71)), format_estimate(Estimate(0.5)), format_estimate(Estimate(None))
+    ('5.12 [4.60, 5.71]', '0.50', '-')
+    """
+    if estimate.value is None:
+        return "-"
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return format_number(estimate.value)
+    return f"{format_number(estimate.value)} [{format_number(estimate.ci_low)}, {format_number(estimate.ci_high)}]"
+
+
+def format_number(value: float) -> str:
+    """Return about three digits.
+
+    Examples
+    --------
+    >>> [format_number(value) for value in (123.4, 55.55, -0.034, 0.0001, 0.999)]
+    ['123', '55.5', '-0.03', '0.00', '1.00']
+    """
+    size = abs(value)
+    return f"{value:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f}"

@@ -1,0 +1,1 @@
+"""Task files: what is asked, one YAML a task; `evaltools.task` reads them."""

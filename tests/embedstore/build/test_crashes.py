@@ -1,0 +1,223 @@
+"""Kills, failing disks and crowds: whatever happens, the same command ends in the same bytes.
+
+`make test` runs a seeded case of each kind; `make test-slow` runs the stated counts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import crash_child
+import pytest
+from clip_files import write_clip_folder
+
+from embedstore.manifest import Manifest, RecipeRequest, get_recipe
+from embedstore.snapshot.verify import verify_store
+from embedstore.store import Store
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["crash_child"])
+MODE = pytest.mark.parametrize(
+    "many", [pytest.param(False, id="some"), pytest.param(True, id="all", marks=pytest.mark.slow)]
+)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """Ten clips, so four units, and their manifest."""
+    folder = tmp_path_factory.mktemp("media")
+    root = write_clip_folder(folder, 5)
+    manifest = get_recipe("folder").make(RecipeRequest(root=root, table=folder / "clips.csv")).manifest
+    return root, manifest
+
+
+@pytest.fixture(scope="module")
+def reference(media: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, int]]:
+    """Snapshot id and operation counts of an uninterrupted build."""
+    store = fresh(tmp_path_factory.mktemp("reference") / "store", media)
+    counts = crash_child.count_operations(store.layout.root)
+    return store.snapshot().id, counts
+
+
+def fresh(path: Path, media: tuple[Path, Manifest]) -> Store:
+    store = Store.create(path)
+    store.add_manifest(media[1], root=media[0])
+    return store
+
+
+def run(store: Store, *fault: str, shard: tuple[int, int] | None = None) -> int | None:
+    process = CONTEXT.Process(target=crash_child.run, args=(store.layout.root, fault, shard))
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None, "the build hangs"
+    return process.exitcode
+
+
+def check_whole(store: Store, expected: str) -> None:
+    """Everything visible is whole before the next run, and after it the store is the uninterrupted one."""
+    before = verify_store(store, quick=False)
+    assert before.ok, before.problems
+    assert run(store) == 0
+    assert store.snapshot().id == expected
+    assert verify_store(store, quick=False).ok
+    left = [path.name for path in store.layout.builds.iterdir() if not path.name.endswith(".lock")]
+    assert [name for name in left if not name.startswith(".")] == []
+
+
+@MODE
+def test_a_kill_at_every_operation(
+    many: bool, media: tuple[Path, Manifest], reference: tuple[str, dict[str, int]], tmp_path: Path
+) -> None:
+    expected, counts = reference
+    total = sum(counts.values())
+    numbers = range(1, total + 1) if many else random.Random(0).sample(range(1, total + 1), 6)
+    for number in numbers:
+        store = fresh(tmp_path / f"store-{number}", media)
+        assert run(store, "kill", str(number)) == -9
+        check_whole(store, expected)
+        shutil.rmtree(store.layout.root)
+
+
+@MODE
+def test_kills_at_random_instants(
+    many: bool, media: tuple[Path, Manifest], reference: tuple[str, dict[str, int]], tmp_path: Path
+) -> None:
+    expected, _ = reference
+    draw = random.Random(1)
+    began = time.perf_counter()
+    assert run(fresh(tmp_path / "timed", media)) == 0
+    whole_s = time.perf_counter() - began
+    for number in range(200 if many else 4):
+        store = fresh(tmp_path / f"store-{number}", media)
+        for _ in range(draw.choice([1, 1, 2])):
+            process = CONTEXT.Process(target=crash_child.run, args=(store.layout.root,))
+            process.start()
+            process.join(draw.random() * whole_s)
+            process.kill()
+            process.join()
+        check_whole(store, expected)
+        shutil.rmtree(store.layout.root)
+
+
+@MODE
+@pytest.mark.parametrize("code", ["ENOSPC", "EIO"])
+def test_a_disk_that_fails(
+    many: bool, code: str, media: tuple[Path, Manifest], reference: tuple[str, dict[str, int]], tmp_path: Path
+) -> None:
+    expected, counts = reference
+    draw = random.Random(2)
+    for operation in ("open", "write", "fsync", "link", "rename"):
+        last = min(counts.get(operation, 0), 100)
+        for number in range(1, last + 1) if many else [draw.randint(1, last)]:
+            store = fresh(tmp_path / f"store-{operation}-{number}", media)
+            # An fsync that fails after the last link: the build is done and says that the disk is not well.
+            assert run(store, operation, code, str(number)) == 1, (operation, number)
+            check_whole(store, expected)
+            shutil.rmtree(store.layout.root)
+
+
+@MODE
+def test_eight_builders_at_once(
+    many: bool, media: tuple[Path, Manifest], reference: tuple[str, dict[str, int]], tmp_path: Path
+) -> None:
+    expected, _ = reference
+    for number in range(50 if many else 2):
+        store = fresh(tmp_path / f"store-{number}", media)
+        shards: list[tuple[int, int] | None] = [None] * 8 if number % 2 else [(index, 8) for index in range(8)]
+        crowd = [CONTEXT.Process(target=crash_child.run, args=(store.layout.root, (), shard)) for shard in shards]
+        for process in crowd:
+            process.start()
+        for process in crowd:
+            process.join(60)
+        codes = [process.exitcode for process in crowd]
+        assert set(codes) <= ({0, 5} if number % 2 else {0}) and 0 in codes, codes
+        assert store.snapshot().id == expected
+        check_whole(store, expected)
+        shutil.rmtree(store.layout.root)
+
+
+@pytest.fixture(scope="module")
+def built(media: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A committed store; tests put back what they break."""
+    store = fresh(tmp_path_factory.mktemp("built") / "store", media)
+    crash_child.build(store.layout.root)
+    return store
+
+
+def guarded_files(store: Store) -> list[Path]:
+    """Every file whose bytes the store promises: all but local settings and lock files."""
+    left_out = {store.layout.local_file}
+    found = [path for path in store.layout.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return sorted(path for path in found if path not in left_out)
+
+
+@MODE
+def test_every_flipped_bit_is_found(many: bool, built: Store) -> None:
+    draw = random.Random(3)
+    paths = guarded_files(built)
+    assert verify_store(built, quick=False).ok
+    for number in range(1000 if many else 60):
+        path = paths[number % len(paths)]
+        payload = path.read_bytes()
+        flipped = bytearray(payload)
+        flipped[draw.randrange(len(payload))] ^= 1 << draw.randrange(8)
+        path.write_bytes(bytes(flipped))
+        found = verify_store(Store(built.layout), quick=False)
+        path.write_bytes(payload)
+        assert not found.ok, path
+    assert verify_store(built, quick=False).ok
+
+
+def _delete(path: Path) -> str:
+    path.unlink()
+    return "missing"
+
+
+def _truncate(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[:-1])
+    return "truncated"
+
+
+def _alter(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    return "altered"
+
+
+@pytest.mark.parametrize("damage", [_delete, _truncate, _alter])
+def test_damage_to_each_file_is_told_apart(built: Store, damage: Callable[[Path], str]) -> None:
+    for path in guarded_files(built):
+        payload = path.read_bytes()
+        kind = damage(path)
+        found = verify_store(Store(built.layout), quick=False) if path != built.layout.store_file else None
+        path.write_bytes(payload)
+        if found is None:
+            continue
+        assert not found.ok, path
+        name = path.relative_to(built.layout.root).as_posix()
+        if "sets/" in name and path.name not in ("description.json", "provenance.json"):
+            assert [(problem.file, problem.kind) for problem in found.problems] == [(name, kind)]
+    assert verify_store(built, quick=False).ok
+
+
+def test_added_and_swapped_files_are_found(built: Store) -> None:
+    (folder,) = [path for path in built.layout.sets.iterdir() if path.is_dir()]
+    stranger = folder / "frames" / "c" / "1"
+    stranger.mkdir()
+    (stranger / "0").write_bytes(b"more")
+    (problem,) = verify_store(built, quick=True).problems
+    assert problem.kind == "added" and problem.file.endswith("frames/c/1/0")
+    shutil.rmtree(stranger)
+    one, two = folder / "index.parquet", folder / "frame_index.parquet"
+    bytes_of = {path: path.read_bytes() for path in (one, two)}
+    one.write_bytes(bytes_of[two])
+    two.write_bytes(bytes_of[one])
+    kinds = {problem.kind for problem in verify_store(built, quick=False).problems}
+    one.write_bytes(bytes_of[one])
+    two.write_bytes(bytes_of[two])
+    assert "swapped" in kinds
+    assert verify_store(built, quick=False).ok
