@@ -90,6 +90,11 @@ class StoreLayout:
         return self.root / "log"
 
     @property
+    def log_mark(self) -> Path:
+        """A number that the log has reached: what tells a lost last entry from one that never was."""
+        return self.log / "reached.json"
+
+    @property
     def tags(self) -> Path:
         """Folder of tags."""
         return self.root / "tags"

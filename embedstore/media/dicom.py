@@ -137,7 +137,7 @@ def read_header(payload: bytes) -> DicomHeader:
         raise MediaError("the DICOM transfer syntax is none that is known", reason="unsupported")
     at = buffer.tell()
     if not _stands_at_pixels(payload, at, little=little):
-        if buffer.is_cut:
+        if buffer.is_cut or at > len(payload):  # it skips what it is not asked for, even past the end
             raise MediaError("the DICOM file ends before its pixel data", reason="truncated")
         return DicomHeader(tags, syntax, None, None, "OW")
     order = "<" if little else ">"

@@ -318,7 +318,8 @@ def _frame_rate(header: Any, shape: tuple[int, ...]) -> float | None:
     if unit not in _SECONDS or axis >= len(zooms):
         return None
     step_s = zooms[axis] * _SECONDS[unit]
-    return plausible_fps(1.0 / step_s) if 0 < step_s <= _MAX_STEP_S else None
+    # Six digits are what a float32 step has to give: 1 / 30 s is 30 fps.
+    return plausible_fps(float(f"{1.0 / step_s:.6g}")) if 0 < step_s <= _MAX_STEP_S else None
 
 
 def probe_nifti(payload: bytes, *, limits: DecodeLimits) -> MediaProbe:

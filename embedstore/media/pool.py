@@ -90,9 +90,10 @@ class _Seat(threading.Thread):
             except EnvironmentFailure as error:
                 trouble = error  # told to whoever next asks for a result
             while (task := self._tasks.get()) is not None:
-                if task.batch.is_cancelled or self._is_closing:
+                if task.batch.is_cancelled:
                     continue
                 try:
+                    self._check_open()
                     if trouble is not None:
                         raise trouble
                     task.batch.put(task.index, self._perform(task.job))
@@ -103,12 +104,15 @@ class _Seat(threading.Thread):
         finally:
             self._end_worker()
 
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise EnvironmentFailure("the worker pool was closed before the job was done")
+
     def _start_worker(self) -> WorkerProcess:
         how = ""
         for _ in range(_START_ATTEMPTS):
             with self._lock:
-                if self._is_closing:
-                    raise EnvironmentFailure("the worker pool is closed")
+                self._check_open()
                 try:
                     self._worker = worker = self._pool.make_worker()
                 except OSError as error:
@@ -134,6 +138,7 @@ class _Seat(threading.Thread):
             self._end_worker()
             return JobFailure("timeout", f"decoding took longer than {timeout_s:g} s")
         except (OSError, EOFError):
+            self._check_open()
             how = worker.how_it_died()
             self._end_worker()
             return JobFailure("decoder-died", f"the decoder process died ({how})")
@@ -207,6 +212,7 @@ class WorkerPool(Generic[Job, Result]):
         self._pickled = pickle.dumps(function) if n_workers else b""
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._seats: list[_Seat] | None = None
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         if self._seats is not None:
@@ -223,6 +229,7 @@ class WorkerPool(Generic[Job, Result]):
 
     def close(self) -> None:
         """Kill all workers, busy or not, and wait until they are gone."""
+        self._is_closed = True
         seats = self._seats or []
         for seat in seats:
             seat.close()
@@ -248,7 +255,7 @@ class WorkerPool(Generic[Job, Result]):
         MissingExtraError, EnvironmentFailure
             No job can run: a package is missing, or workers do not start.
         """
-        if self._seats is None:
+        if self._seats is None or self._is_closed:
             raise RuntimeError("a worker pool is used within its `with` block")
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight starts from 1, got {max_in_flight}")
@@ -264,6 +271,8 @@ class WorkerPool(Generic[Job, Result]):
         try:
             while True:
                 while not is_exhausted and n_sent - n_yielded < max_in_flight:
+                    if self._is_closed:
+                        raise RuntimeError("the worker pool was closed before all jobs were done")
                     found = next(waiting, None)
                     if found is None:
                         is_exhausted = True

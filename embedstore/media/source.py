@@ -176,8 +176,8 @@ class ValueRange:
     >>> scale = ValueRange()
     >>> scale.widen(np.array([-5.0, np.nan, 20.0]))
     >>> scale.widen(np.array([95.0]))
-    >>> scale.to_bytes(np.array([-5.0, np.nan, 45.0, 95.0])).tolist()
-    [0, 0, 128, 255]
+    >>> scale.to_bytes(np.array([-5.0, np.nan, 44.0, 95.0])).tolist()
+    [0, 0, 125, 255]
     """
 
     low: float = np.inf

@@ -117,6 +117,8 @@ def verify_set(opened: EmbeddingSet, *, quick: bool, prefix: str = "") -> Iterat
             damaged.add(name)
             rows = _rows_of_file(opened, name)
             yield VerifyProblem(prefix + name, problem[0], rows, problem[1])
+    if not (opened.folder / PROVENANCE_FILE).is_file():
+        yield VerifyProblem(prefix + PROVENANCE_FILE, "missing")
     known = {*listed, DESCRIPTION_FILE, PROVENANCE_FILE}
     for path in sorted(opened.folder.rglob("*")):
         name = path.relative_to(opened.folder).as_posix()
@@ -184,9 +186,14 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
     try:
         read_sealed_json(store.layout.store_file)
         entries = store.log()
+        reached = read_sealed_json(store.layout.log_mark)["number"]
     except EmbedstoreError as error:
         outcome.problems.append(VerifyProblem("log", "unreadable", None, str(error)))
         return outcome
+    outcome.problems += [
+        VerifyProblem(f"log/{number:06d}.json", "missing", None, "the log has reached this entry")
+        for number in range(len(entries) + 1, reached + 1)
+    ]
     for position, entry in enumerate(entries):
         outcome.files_checked += 2
         is_head = position == 0
@@ -197,8 +204,7 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
         path = store.layout.snapshot_file(entry.snapshot_id)
         name = path.relative_to(store.layout.root).as_posix()
         if not path.exists():
-            if is_head:
-                outcome.problems.append(VerifyProblem(name, "missing"))
+            outcome.problems.append(VerifyProblem(name, "missing"))
             continue
         try:
             snapshot = store.snapshot(entry.snapshot_id)

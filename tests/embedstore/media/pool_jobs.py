@@ -18,7 +18,8 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def process_id(_: Any) -> int:
+def process_id(pause_s: float) -> int:
+    time.sleep(pause_s)
     return os.getpid()
 
 
