@@ -59,7 +59,8 @@ def write_zarr(folder: Path, matrix: Any) -> None:
         filters=None,
     )
     for start in range(0, len(matrix), SHARD_ROWS):
-        array[start : start + SHARD_ROWS] = matrix[start : start + SHARD_ROWS]
+        stop = min(start + SHARD_ROWS, len(matrix))
+        array[start:stop] = matrix[start:stop]
 
 
 def open_zarr(folder: Path) -> Any:
@@ -81,7 +82,11 @@ def open_tensorstore(folder: Path, matrix: Any = None) -> Any:
         return tensorstore.open(spec, read=True).result()
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     columns = matrix.shape[1]
-    sharding = {"chunk_shape": [CHUNK_ROWS, columns], "codecs": [little], "index_codecs": [little, {"name": "crc32c"}]}
+    sharding = {
+        "chunk_shape": [CHUNK_ROWS, columns],
+        "codecs": [little],
+        "index_codecs": [little, {"name": "crc32c"}],
+    }
     spec["metadata"] = {
         "shape": list(matrix.shape),
         "data_type": matrix.dtype.name,
@@ -94,7 +99,8 @@ def open_tensorstore(folder: Path, matrix: Any = None) -> Any:
 def write_tensorstore(folder: Path, matrix: Any) -> None:
     array = open_tensorstore(folder, matrix)
     for start in range(0, len(matrix), SHARD_ROWS):
-        array[start : start + SHARD_ROWS].write(matrix[start : start + SHARD_ROWS]).result()
+        stop = min(start + SHARD_ROWS, len(matrix))
+        array[start:stop].write(matrix[start:stop]).result()
 
 
 def gather_tensorstore(folder: Path, rows: Any) -> Any:

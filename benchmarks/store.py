@@ -78,7 +78,7 @@ class Figure:
         ratio = "" if self.ratio is None else f"{self.ratio:7.2f}"
         limit = "" if self.limit is None else f"{self.limit:6.2f}"
         verdict = {True: "ok", False: "MISSED", None: ""}[self.holds]
-        return f"{self.name:58s} {seconds:>10s} {base:>10s} {ratio:>7s} {limit:>6s} {verdict:6s} {self.note}"
+        return f"{self.name:82s} {seconds:>10s} {base:>10s} {ratio:>7s} {limit:>6s} {verdict:6s} {self.note}"
 
 
 # -- one matrix -----------------------------------------------------------------------------------------------------
@@ -144,30 +144,38 @@ class RawFile:
         return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
-def matrix_figures(dtype: str, *, n_rows: int, rounds: int, folder: Path) -> list[Figure]:
-    """Writing, scanning and gathering one matrix."""
+def forget(path: Path) -> None:
+    """Remove a file or a folder that may not be there."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.is_file():
+        path.unlink()
+
+
+def write_figures(
+    dtype: str, *, n_rows: int, rounds: int, folder: Path
+) -> tuple[list[Figure], RawFile, ArrayDescription, dict[str, Path]]:
+    """Write one matrix as a raw file, as ours and in the other formats; leave all of them there."""
     matrix = make_matrix(n_rows, dtype)
     written: list[ArrayDescription] = []
     raw_path, ours_path = folder / "raw.npy", folder / "ours"
-
-    def forget(path: Path) -> None:
-        shutil.rmtree(path, ignore_errors=True)
-        if path.is_file():
-            path.unlink()
-
     cases = {
         "np.save": Case(lambda: save_raw(raw_path, matrix), lambda: forget(raw_path)),
         "ours": Case(lambda: written.append(write_ours(ours_path, matrix)), lambda: forget(ours_path)),
     }
-    size = f"{n_rows:,} x {DIM} {dtype}"
     times = time_rounds(cases, rounds=rounds)
-    figures = [Figure(f"write {size}, hashed", times["ours"], "np.save + fsync", times["np.save"], 2.0)]
-    raw = RawFile(raw_path, matrix)
-    others, skipped = write_others(matrix, folder, times["np.save"])
-    figures += skipped
-    del matrix
-    figures += read_figures(raw, lambda: VectorArray(ours_path, written[-1]), size, rounds, ours_path)
-    figures += other_reads(raw, others, folder, size)
+    what = f"write {n_rows:,} x {DIM} {dtype}, hashed"
+    figures = [Figure(what, times["ours"], "np.save + fsync", times["np.save"], 2.0)]
+    others, compared = write_others(matrix, folder, times["np.save"])
+    return figures + compared, RawFile(raw_path, matrix), written[-1], others
+
+
+def matrix_figures(dtype: str, *, n_rows: int, rounds: int, folder: Path) -> list[Figure]:
+    """Writing, scanning and gathering one matrix."""
+    figures, raw, written, others = write_figures(dtype, n_rows=n_rows, rounds=rounds, folder=folder)
+    size = f"{n_rows:,} x {DIM} {dtype}"
+    ours_path = folder / "ours"
+    figures += read_figures(raw, lambda: VectorArray(ours_path, written), size, rounds, ours_path)
+    figures += other_reads(raw, others, size)
     for path in folder.iterdir():
         forget(path)
     return figures
@@ -269,7 +277,7 @@ def write_others(matrix: Any, folder: Path, baseline_seconds: float) -> tuple[di
     return written, figures
 
 
-def other_reads(raw: RawFile, others: dict[str, Path], folder: Path, size: str) -> list[Figure]:
+def other_reads(raw: RawFile, others: dict[str, Path], size: str) -> list[Figure]:
     """Scan and gather in every other format: the median of three rounds, against the baseline of the same rounds."""
     figures = []
     rows = np.random.default_rng(2).choice(raw.shape[0], min(N_PICKED, raw.shape[0]), replace=False)
@@ -452,7 +460,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="embedstore-bench-") as name:
         folder = Path(name)
-        print(f"{'':58s} {'seconds':>10s} {'baseline':>10s} {'ratio':>7s} {'limit':>6s}")
+        print(f"{'':82s} {'seconds':>10s} {'baseline':>10s} {'ratio':>7s} {'limit':>6s}")
         if wanted("matrix"):
             for dtype in ("float16", "float32"):
                 show(matrix_figures(dtype, n_rows=asked.rows, rounds=asked.rounds, folder=folder))

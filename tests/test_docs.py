@@ -1,0 +1,57 @@
+"""The documents are true: the command reference is fresh, links lead somewhere, what the README runs exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _generator() -> object:
+    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_reference_is_fresh() -> None:
+    fresh = _generator().render()  # type: ignore[attr-defined]
+    assert (ROOT / "docs" / "cli.md").read_text() == fresh, "run `make docs`"
+
+
+@pytest.mark.parametrize("path", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=lambda p: p.name)
+def test_files_that_documents_name_are_there(path: Path) -> None:
+    for name in re.findall(r"`((?:docs|benchmarks|tests)/[\w./-]+\.\w+)`", path.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def _known_options(words: list[str]) -> set[str]:
+    from embedstore.cli.main import program as embedstore_program
+    from evaltools.cli.main import program as evaltools_program
+
+    command: click.Command = {"embedstore": embedstore_program, "evaltools": evaltools_program}[words[0]]
+    at = 1
+    while isinstance(command, click.Group):
+        context = command.make_context(words[0], [], resilient_parsing=True)
+        below = command.get_command(context, words[at])
+        assert below is not None, words
+        command, at = below, at + 1
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_the_commands_of_the_readme_exist_with_their_options() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = [line.split("#")[0] for line in text.splitlines() if line.startswith(("embedstore ", "evaltools "))]
+    assert len(lines) >= 5
+    for line in lines:
+        for part in line.split("&&"):
+            words = shlex.split(part)
+            options = {word.partition("=")[0] for word in words if word.startswith("-")}
+            assert options <= _known_options(words), (line, options)
