@@ -12,7 +12,7 @@ from evaltools.cli.main import program as evaltools_program
 
 HEAD = """# Commands
 
-Generated from `--help` by `make docs`. Exit codes: 0 done; 1 the machine failed; 2 an unknown option, name or argument;
+Generated from `--help` by `make docs`. Exit codes: 0 done; 1 the machine failed; 2 an unknown option or name;
 3 done, but some clips failed; 4 content breaks a rule; 5 another build of this set is running; 130 interrupted.
 """
 

@@ -11,7 +11,9 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
 from embedstore.errors import AmbiguousNameError, CorruptionError, UnknownNameError
 
 if TYPE_CHECKING:
+    from embedstore.build.recompute import RecomputeOutcome
     from embedstore.embedding_set import EmbeddingSet
+    from embedstore.snapshot.verify import VerifyOutcome
     from embedstore.store import Store
 
 _PREFIX = 12
@@ -114,13 +116,30 @@ def show(set_name: str, store_path: Path, as_json: bool) -> None:
         say(f"failed         {row['clip_id']}: {row['reason']}: {row['detail']}")
 
 
+def _recompute(store: Store, outcome: VerifyOutcome, n_clips: int) -> list[RecomputeOutcome]:
+    """Embed clips of every set again; a clip whose vector differs is a problem of the outcome."""
+    from embedstore.build.recompute import recompute_set
+    from embedstore.snapshot.verify import VerifyProblem
+
+    found = []
+    for entry in store.entries():
+        again = recompute_set(store, store.open_set(entry.set_id), n_clips=n_clips)
+        found.append(again)
+        outcome.problems += [
+            VerifyProblem(f"sets/{again.set_id}/clips", "recompute", (row, row + 1), "this clip's vector is another")
+            for row in again.differing
+        ]
+    return found
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Structure, sizes and counts only; reads no vector.")
+@click.option("--recompute", type=click.IntRange(min=1), help="Also embed N clips of each set again, and compare.")
 @store_option
 @json_option
 @debug_option
 @click.pass_context
-def verify(ctx: click.Context, /, quick: bool, store_path: Path, as_json: bool) -> None:
+def verify(ctx: click.Context, /, quick: bool, recompute: int | None, store_path: Path, as_json: bool) -> None:
     """Check that the store holds what was written: every file, digest, row and table. Never repairs.
 
     Example: embedstore verify
@@ -128,10 +147,16 @@ def verify(ctx: click.Context, /, quick: bool, store_path: Path, as_json: bool) 
     from embedstore.snapshot.verify import verify_store
     from embedstore.store import Store
 
-    outcome = verify_store(Store.open(store_path), quick=quick)
+    store = Store.open(store_path)
+    outcome = verify_store(store, quick=quick)
+    recomputed = _recompute(store, outcome, recompute) if recompute and outcome.ok else []
     if as_json:
-        emit_json(outcome.to_dict())
+        emit_json({**outcome.to_dict(), "recomputed": [found.to_dict() for found in recomputed]})
     else:
+        for found in recomputed:
+            what = f"skipped: {found.skipped}" if found.skipped else f"{found.n_clips} clips embedded again"
+            how = f", max |delta| {found.max_delta:.2g}, min cosine {found.min_cosine:.6f}" if found.n_clips else ""
+            say(f"recompute {found.dataset}  {found.encoder}: {what}{how}")
         for problem in outcome.problems:
             rows = f" rows {problem.rows[0]} to {problem.rows[1] - 1}" if problem.rows else ""
             say(f"{problem.kind}: {problem.file}{rows}" + (f": {problem.detail}" if problem.detail else ""))

@@ -16,7 +16,9 @@ import stub_encoder
 import embedstore.build.plan
 from embedstore.build.lock import build_lock
 from embedstore.build.plan import make_plan
+from embedstore.build.recompute import recompute_set
 from embedstore.build.run import BuildOutcome, BuildRequest, Progress, build_sets
+from embedstore.embedding_set import SetWriter
 from embedstore.encoder import get_card
 from embedstore.errors import BusyError, CorruptionError, MediaError, NothingDecodedError, UnknownNameError
 from embedstore.manifest import DatasetFacts, Manifest, ManifestField
@@ -414,3 +416,25 @@ def test_unknown_names(
 ) -> None:
     with pytest.raises(UnknownNameError, match=message):
         build(ready[0], *encoders, **options)
+
+
+def test_recompute_finds_vectors_of_other_clips(ready: tuple[Store, Path]) -> None:
+    """Shuffled rows with right digests: only embedding again shows it."""
+    store, root = ready
+    build(store)
+    opened = store.get(dataset="clips", encoder="stub")
+    right = recompute_set(store, opened, n_clips=32, n_workers=0)
+    assert right.n_clips == 8 and right.differing == () and right.min_cosine == pytest.approx(1, abs=1e-5)
+    assert right.max_delta is not None and right.max_delta < 1e-3
+    with SetWriter(store.layout.sets, dataset="clips", spec=opened.spec) as writer:
+        for kind in ("clips", "frames"):
+            array = opened.array(kind)
+            assert array is not None
+            rows = array.raw[:]
+            writer.array(kind, dim=12).append(rows[[1, 0, *range(2, len(rows))]] if kind == "clips" else rows)
+        tables = {name: opened.table(name) for name in ("index.parquet", "frame_index.parquet", "failures.parquet")}
+        poisoned = store.open_set(writer.finish(tables, provenance=dict(opened.provenance)))
+    wrong = recompute_set(store, poisoned, n_clips=32, n_workers=0)
+    assert wrong.differing == (0, 1)
+    shutil.rmtree(root)
+    assert "media" in recompute_set(store, opened, n_clips=4, n_workers=0).skipped
