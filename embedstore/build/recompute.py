@@ -26,9 +26,9 @@ from embedstore.store import Store
 
 __all__ = ["MAX_SHARE", "RecomputeOutcome", "recompute_set"]
 
-# A recomputed vector may lie away from the stored one by this share of the distance between two clips. Machines, batch
-# shapes and float16 storage move a vector by far less; another clip's vector is a whole such distance away. A cosine
-# alone does not tell, since the clips of one data set often have cosines above 0.999.
+# A recomputed vector may lie away from the stored one by this share of the distance between two clips. Machines,
+# batch shapes and float16 storage move a vector by far less; another clip's vector is a whole such distance away. A
+# cosine alone does not tell, since the clips of one data set often have cosines above 0.999.
 MAX_SHARE = 0.2
 
 
