@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +44,11 @@ from embedstore.layout import (
 from embedstore.shards import ArrayDescription, ArrayWriter, group_metadata
 from embedstore.spec import EncoderSpec
 from embedstore.vector_array import VectorArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from embedstore.views import VectorSequence
 
 __all__ = [
     "FAILURES_SCHEMA",
@@ -228,6 +233,27 @@ class EmbeddingSet:
     def failures(self) -> pa.Table:
         """Clips without vectors: clip_id, reason, ..."""
         return self.table(FAILURES_FILE)
+
+    def as_dataset(self, kind: str = "clips") -> VectorSequence:
+        """Return the vectors of one kind as a plain sequence of (vector, key), for torch's DataLoader and others.
+
+        See `embedstore.views.VectorSequence`.
+        """
+        from embedstore.views import vector_sequence
+
+        return vector_sequence(self, kind)
+
+    def to_arrow(self, kind: str = "clips") -> pa.Table:
+        """Return the index columns of one kind with a column ``vector``: a fixed-size list of float32."""
+        from embedstore.views import arrow_table
+
+        return arrow_table(self, kind)
+
+    def to_pandas(self, kind: str = "clips") -> pd.DataFrame:
+        """Return the index columns of one kind with a column ``vector`` of float32 arrays; needs pandas."""
+        from embedstore.views import pandas_frame
+
+        return pandas_frame(self, kind)
 
     @property
     def n_failed(self) -> int:

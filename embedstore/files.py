@@ -13,13 +13,14 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedstore.errors import CorruptionError, FormatError, StorageError
 from embedstore.identity import canonical_json, digest_json
+from embedstore.layout import TRASH_PREFIX
 
 __all__ = [
     "FileRecord",
@@ -28,15 +29,18 @@ __all__ = [
     "fsync_folder",
     "hash_file",
     "link_file",
+    "mark_used",
     "parse_json",
     "read_file",
     "read_json",
     "read_sealed_json",
     "remove_file",
+    "remove_folder",
     "rename_folder",
     "replace_file",
     "seal_json",
     "storage_errors",
+    "trash_folder",
     "write_file",
 ]
 
@@ -45,7 +49,7 @@ _BLOCK_BYTES = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 # Tests set this to a function of (operation, path) that may raise; operations are open, write, fsync, link,
-# rename and unlink.
+# rename, unlink and touch.
 fault_hook: Callable[[str, Path], None] | None = None
 
 _SENTENCES = {
@@ -258,6 +262,61 @@ def remove_file(path: Path) -> None:
     with storage_errors(path, "remove"):
         _fault("unlink", path)
         path.unlink(missing_ok=True)
+
+
+def trash_folder(folder: Path) -> Path:
+    """Take a folder out of sight in one step, for `remove_folder`; return its new name beside the old one."""
+    trash = folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
+    with storage_errors(folder, "remove"):
+        _fault("rename", folder)
+        folder.rename(trash)
+        fsync_folder(folder.parent)
+    return trash
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with all that is in it; what another process deletes meanwhile is no error.
+
+    A folder under its own name is first taken out of sight, so that nobody ever sees a half of it.
+    """
+    if not folder.name.startswith(TRASH_PREFIX):
+        try:
+            folder = trash_folder(folder)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return
+            raise
+    with storage_errors(folder, "remove"):
+        walked = () if folder.is_symlink() else os.walk(folder, topdown=False, followlinks=False)
+        for root, names_of_folders, names in walked:
+            for name in names:
+                _fault("unlink", Path(root, name))
+                Path(root, name).unlink(missing_ok=True)
+            for name in names_of_folders:
+                _remove_empty(Path(root, name))
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    _fault("unlink", folder)
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        folder.rmdir()
+
+
+def mark_used(path: Path) -> bool:
+    """Set the modification time of a file or folder to now, so that gc lets it be; False where it is not there."""
+    with storage_errors(path, "mark"):
+        _fault("touch", path)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            return path.exists()  # another user's: it cannot be marked, and its age alone protects it
+        return True
 
 
 def hash_file(path: Path) -> FileRecord:

@@ -7,7 +7,8 @@ link is the compare-and-swap. Whoever loses it applies the change to the new hea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from embedstore.errors import (
 )
 from embedstore.files import (
     create_file,
+    hash_file,
+    mark_used,
     read_file,
     read_json,
     read_sealed_json,
@@ -35,9 +38,12 @@ from embedstore.files import (
 from embedstore.history import LogEntry, ManifestEntry, SetEntry, Snapshot
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.layout import FORMAT_VERSION, StoreLayout, log_number
+from embedstore.locks import host_lock
 from embedstore.manifest import Manifest
 
 __all__ = ["Store"]
+
+_PUBLISH_WAIT_S = 60.0
 
 
 class Store:
@@ -112,6 +118,7 @@ class Store:
                     )
                 for folder in layout.folders:
                     folder.mkdir(exist_ok=True)
+            create_file(layout.log_mark, seal_json({"number": 0}))
             create_file(layout.store_file, seal_json({"format": FORMAT_VERSION, "kind": "store", "needs": "0.1"}))
         cls._check_format(layout)
         return cls(layout)
@@ -182,15 +189,51 @@ class Store:
             after = change(before)
             if parent is not None and after == before:
                 return parent
-            create_file(self.layout.snapshot_file(after.id), after.to_bytes())
             entry = {
                 "snapshot": after.id,
                 "parent": parent,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "reason": reason,
             }
-            if create_file(self.layout.log_entry(number + 1), seal_json(entry)):
-                return after.id
+            with self.publishing():
+                self.claim(after, but_not=before)
+                create_file(self.layout.snapshot_file(after.id), after.to_bytes())
+                if create_file(self.layout.log_entry(number + 1), seal_json(entry)):
+                    replace_file(self.layout.log_mark, seal_json({"number": number + 1}))
+                    return after.id
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Keep gc of this host away while sets and manifests are written that no log entry lists yet.
+
+        Whoever writes a set and commits it holds this from before the one to after the other; it is shared.
+        """
+        busy = f"the store at {self.layout.root} is being swept; try again when embedstore gc has ended"
+        with host_lock(self.layout.publish_lock, shared=True, wait_s=_PUBLISH_WAIT_S, busy=busy):
+            yield
+
+    def claim(self, snapshot: Snapshot, *, but_not: Snapshot | None = None) -> None:
+        """Mark what a snapshot lists, and ``but_not`` does not, as used now, so that gc of any host lets it be.
+
+        Raises
+        ------
+        StorageError
+            A set or a manifest is not in the store.
+        """
+        known = set() if but_not is None else set(self._paths(but_not))
+        for path in self._paths(snapshot):
+            if path not in known and not mark_used(path):
+                raise StorageError(
+                    f"{path} is not in the store any more: gc or forget-patient removed it; make it again"
+                )
+
+    def _paths(self, snapshot: Snapshot) -> list[Path]:
+        sets = [self.layout.set_folder(entry.set_id) for entry in snapshot.sets]
+        return sets + [self.layout.manifest_file(entry.manifest_id) for entry in snapshot.manifests]
+
+    def absent(self, snapshot: Snapshot) -> list[Path]:
+        """Return the sets and manifests that a snapshot lists and the store no longer has."""
+        return [path for path in self._paths(snapshot) if not path.exists()]
 
     # -- sets -----------------------------------------------------------------------------------------------
 
@@ -261,19 +304,32 @@ class Store:
             The manifest breaks a rule.
         """
         manifest.require_valid()
+        with self.publishing():
+            entry = self.put_manifest(manifest)
+            self.commit(lambda head: head.with_manifest(entry), reason=f"manifest {manifest.name}")
+        if root is not None:
+            self.remember_root(manifest.name, root)
+        return entry
+
+    def put_manifest(self, manifest: Manifest) -> ManifestEntry:
+        """Write a manifest's file and record, for a commit that lists it; hold `publishing` until then."""
         entry = ManifestEntry(
             name=manifest.name,
             manifest_id=manifest.id,
             media_digest=manifest.media_digest,
             annotations_digest=manifest.annotations_digest,
         )
-        payload = manifest.to_bytes()
-        create_file(self.layout.manifest_file(entry.manifest_id), payload)
-        record = {"manifest": entry.manifest_id, "size": len(payload), "sha256": sha256_hex(payload)}
-        create_file(self.layout.manifest_record(entry.manifest_id), seal_json(record))
-        self.commit(lambda head: head.with_manifest(entry), reason=f"manifest {manifest.name}")
-        if root is not None:
-            self.remember_root(manifest.name, root)
+        path, record_path = (
+            self.layout.manifest_file(entry.manifest_id),
+            self.layout.manifest_record(entry.manifest_id),
+        )
+        is_new = create_file(path, manifest.to_bytes())
+        # Of the file as it lies there: another pyarrow writes an equal manifest in other bytes.
+        record = seal_json({"manifest": entry.manifest_id, **vars(hash_file(path))})
+        if is_new:
+            replace_file(record_path, record)  # an interrupted gc may have left the one of a file that is gone
+        else:
+            create_file(record_path, record)
         return entry
 
     def manifests(self) -> list[ManifestEntry]:

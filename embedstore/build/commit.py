@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +23,11 @@ from embedstore.embedding_set import (
     rows_to_table,
 )
 from embedstore.errors import CorruptionError, NothingDecodedError
-from embedstore.files import remove_file
-from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, TRASH_PREFIX, WINDOW_INDEX_FILE
+from embedstore.files import remove_file, remove_folder
+from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
 from embedstore.store import Store
 
-__all__ = ["array_kinds", "commit_build", "drop_build", "open_units"]
+__all__ = ["array_kinds", "commit_build", "open_units"]
 
 # Rows of so many clips are moved at once: bounded memory, few calls.
 _RUN_CLIPS = 256
@@ -200,48 +197,15 @@ def _runs(placed: list[tuple[PlannedClip, _ClipRows]]) -> Iterator[list[tuple[Pl
         yield run
 
 
-def commit_build(
-    store: Store, plan: BuildPlan, build_folder: Path, *, provenance: Mapping[str, Any], reason: str
+def _pack(
+    store: Store,
+    plan: BuildPlan,
+    placed: list[tuple[PlannedClip, _ClipRows]],
+    failed: list[Mapping[str, Any]],
+    *,
+    provenance: Mapping[str, Any],
 ) -> str:
-    """Pack a complete build into a set, publish it in the log, drop the units.
-
-    Parameters
-    ----------
-    provenance : mapping
-        JSON values; lies beside the description, outside the id.
-    reason : str
-        For the log.
-
-    Returns
-    -------
-    str
-        The set id.
-
-    Raises
-    ------
-    NothingDecodedError
-        Not one clip has vectors.
-    CorruptionError
-        A unit's files are not those of its receipt; its receipt is removed, so that a new run encodes it again.
-    """
-    packer = _Packer(store, plan, build_folder)
-    try:
-        placed = list(packer.locate())
-    except CorruptionError as error:
-        for receipt in read_receipts(build_folder).values():
-            try:
-                receipt.check()
-            except CorruptionError:
-                remove_file(build_folder / "receipts" / f"{receipt.unit:06d}.json")
-        error.add_note("run the same build again: it encodes this unit anew")
-        raise
-    if not placed:
-        drop_build(build_folder)
-        reasons = sorted({str(row["reason"]) for row in packer.failed})
-        raise NothingDecodedError(
-            f"no clip of {plan.dataset!r} could be decoded (reasons: {', '.join(reasons) or 'none selected'}); "
-            "check the media root (--root) and the files"
-        )
+    """Write the set of the clips that have vectors, and of those that failed; return its id."""
     kinds = array_kinds(plan)
     adopted = _adoptable(plan)
     index_rows: list[dict[str, Any]] = []
@@ -283,22 +247,60 @@ def commit_build(
                 index_rows.append(row)
         tables = {
             INDEX_FILE: rows_to_table(index_rows, INDEX_SCHEMA),
-            FAILURES_FILE: rows_to_table(sorted(packer.failed, key=lambda f: f["clip_id"]), FAILURES_SCHEMA),
+            FAILURES_FILE: rows_to_table(sorted(failed, key=lambda f: f["clip_id"]), FAILURES_SCHEMA),
         }
         for kind, name in tables_of.items():
             if kind in kinds:
                 parts = [part.cast(schemas[kind]) for part in side_tables[kind]]
                 tables[name] = pa.concat_tables(parts).combine_chunks() if parts else schemas[kind].empty_table()
-        set_id = writer.finish(tables, provenance=provenance)
-    entry = store.entry_of(store.open_set(set_id))
-    store.commit(lambda head: head.with_set(entry), reason=reason)
-    drop_build(build_folder)
+        return writer.finish(tables, provenance=provenance)
+
+
+def commit_build(
+    store: Store, plan: BuildPlan, build_folder: Path, *, provenance: Mapping[str, Any], reason: str
+) -> str:
+    """Pack a complete build into a set, publish it in the log, drop the units.
+
+    Parameters
+    ----------
+    provenance : mapping
+        JSON values; lies beside the description, outside the id.
+    reason : str
+        For the log.
+
+    Returns
+    -------
+    str
+        The set id.
+
+    Raises
+    ------
+    NothingDecodedError
+        Not one clip has vectors.
+    CorruptionError
+        A unit's files are not those of its receipt; its receipt is removed, so that a new run encodes it again.
+    """
+    packer = _Packer(store, plan, build_folder)
+    try:
+        placed = list(packer.locate())
+    except CorruptionError as error:
+        for receipt in read_receipts(build_folder).values():
+            try:
+                receipt.check()
+            except CorruptionError:
+                remove_file(build_folder / "receipts" / f"{receipt.unit:06d}.json")
+        error.add_note("run the same build again: it encodes this unit anew")
+        raise
+    if not placed:
+        remove_folder(build_folder)
+        reasons = sorted({str(row["reason"]) for row in packer.failed})
+        raise NothingDecodedError(
+            f"no clip of {plan.dataset!r} could be decoded (reasons: {', '.join(reasons) or 'none selected'}); "
+            "check the media root (--root) and the files"
+        )
+    with store.publishing():
+        set_id = _pack(store, plan, placed, packer.failed, provenance=provenance)
+        entry = store.entry_of(store.open_set(set_id))
+        store.commit(lambda head: head.with_set(entry), reason=reason)
+    remove_folder(build_folder)
     return set_id
-
-
-def drop_build(build_folder: Path) -> None:
-    """Remove a build's folder; it disappears in one step, so that nobody sees half of it."""
-    trash = build_folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
-    with contextlib.suppress(FileNotFoundError):
-        build_folder.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)

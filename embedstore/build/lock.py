@@ -1,16 +1,12 @@
-"""One live build of a set on a host: an flock that the kernel frees when its owner dies."""
+"""One live build of a set on a host."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedstore.errors import BusyError
-from embedstore.files import storage_errors
+from embedstore.locks import host_lock
 
 __all__ = ["build_lock"]
 
@@ -26,21 +22,9 @@ def build_lock(store_builds: Path, key: str, *, shared: bool) -> Iterator[None]:
     BusyError
         Another live process on this host holds it.
     """
-    path = store_builds / f"{key}.lock"
-    with storage_errors(path, "lock"):
-        store_builds.mkdir(exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise BusyError(
-                    "another build of this set is running on this machine; wait for it, or give parts to several "
-                    "workers with --shard I/N"
-                ) from error
-            with storage_errors(path, "lock"):
-                raise
+    busy = (
+        "another build of this set is running on this machine; wait for it, or give parts to several workers with "
+        "--shard I/N"
+    )
+    with host_lock(store_builds / f"{key}.lock", shared=shared, wait_s=0.0, busy=busy):
         yield
-    finally:
-        os.close(descriptor)

@@ -13,10 +13,18 @@ _COMMANDS = {
     "phantom": ("embedstore.cli.phantom:phantom", "Write a folder of synthetic beating hearts."),
     "manifest": ("embedstore.cli.manifest:manifest", "Make, check, add and list manifests of clips."),
     "build": ("embedstore.cli.build:build", "Decode and encode the clips of manifests into the store."),
+    "ingest": ("embedstore.cli.ingest:ingest", "Bring your own vectors: .npz, .npy, Parquet, HDF5, CardioBench."),
     "encoders": ("embedstore.cli.encoders:encoders", "List the encoders, or show one encoder's card."),
     "ls": ("embedstore.cli.read:ls", "List the sets of the store."),
     "show": ("embedstore.cli.read:show", "Show one set: spec, arrays, failures, provenance."),
+    "status": ("embedstore.cli.upkeep:status", "Show what is done, failed and missing, and builds under way."),
+    "commit": ("embedstore.cli.upkeep:commit", "Complete builds whose units are all done."),
+    "log": ("embedstore.cli.history:log", "List the commits with their snapshots and tags."),
+    "tag": ("embedstore.cli.history:tag", "Name a snapshot for ever."),
     "verify": ("embedstore.cli.read:verify", "Check that the store holds what was written."),
+    "gc": ("embedstore.cli.upkeep:gc", "Remove what nothing needs any more."),
+    "forget-patient": ("embedstore.cli.upkeep:forget_patient", "Remove a patient's vectors and rows for ever."),
+    "snapshot": ("embedstore.cli.snapshot:snapshot", "Compare snapshots."),
 }
 
 

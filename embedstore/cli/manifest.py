@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ def _say_summary(summary: dict[str, Any]) -> None:
         say("  patients are unknown: each clip counts as its own, and leakage between splits is unchecked")
 
 
+def _say_notes(findings: Iterable[Any]) -> None:
+    for finding in findings:
+        say(f"  note: {finding.message}" + (f": {_listed(finding.names)}" if finding.names else ""))
+
+
 def _remember_root(store_path: Path, name: str, root: Path) -> bool:
     """Keep the media root in the store's settings of this machine; that it cannot be written is no error here."""
     from embedstore.store import Store
@@ -113,8 +119,7 @@ def make(dataset: str, output: Path, store_path: Path, as_json: bool, **options:
         emit_json({**_summary(outcome.manifest), "file": str(output), "findings": findings})
     elif not as_json:
         _say_summary(_summary(outcome.manifest))
-        for finding in outcome.findings:
-            say(f"  note: {finding.message}" + (f": {_listed(finding.names)}" if finding.names else ""))
+        _say_notes(outcome.findings)
         say(f"written to {output}" + ("; its media root is remembered" if remembered else ""))
     if problems:
         first = problems[0]
@@ -132,10 +137,10 @@ def check(file: Path, as_json: bool) -> None:
 
     Example: embedstore manifest check mine.parquet
     """
-    from embedstore.manifest import Manifest
+    from embedstore.manifest import Manifest, find_notes
 
     found = Manifest.read(file)
-    problems = found.problems()
+    problems, notes = found.problems(), find_notes(found)
     if problems:
         if not as_json:
             for problem in problems:
@@ -145,9 +150,10 @@ def check(file: Path, as_json: bool) -> None:
             f"{file} breaks {len(problems)} rule{'s' if problems[1:] else ''}: {first.message}: {_listed(first.rows)}"
         )
     if as_json:
-        emit_json({**_summary(found), "ok": True, "problems": []})
+        emit_json({**_summary(found), "ok": True, "problems": [], "notes": [vars(note) for note in notes]})
     else:
         _say_summary(_summary(found))
+        _say_notes(notes)
         say("no problem found")
 
 

@@ -2,8 +2,8 @@
 
     python tests/data/make_golden_store.py FOLDER
 
-writes ``FOLDER/store`` and ``FOLDER/expected.json``. The copy in ``tests/data/stores/v1`` is never changed: this script
-shows how it was made, and a test runs it again and compares.
+writes ``FOLDER/store`` and ``FOLDER/expected.json``. The copy in ``tests/data/stores/v1`` is never changed: this
+script shows how it was made, and a test runs it again and compares.
 
 The expected values are written from the numbers below, never from what a reader of the store returns. Every vector
 follows from its row and column by whole-number arithmetic, so that no random generator has to stay the same.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from embedstore.store import Store
 
 # Small shards, so that a store of a few KiB has arrays of several; readers take the number from the description.
 SHARD_ROWS = 512
+# Rows of each array and table that stand in the expected values; a digest stands for all.
+SHOWN = 12
 PROVENANCE = {"versions": {"embedstore": "0.1.0"}, "device": "none", "wall_seconds": 1e-05, "note": "made by hand"}
 LABEL_FIELDS = (
     ManifestField(name="lvef_pct", role="label", kind="number", unit="%", plausible=(1.0, 100.0), source="made up"),
@@ -78,6 +81,11 @@ BROUGHT = EncoderSpec(
     clip_dim=4,
     unknown=("weights_sha256", "sampling", "pooling", "preprocessing"),
 )
+
+
+def compact_json(value: Any) -> bytes:
+    """JSON without white space, in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def content_digest(clip_id: str) -> str:
@@ -224,7 +232,8 @@ def add_clip(golden: GoldenSet, row: Mapping[str, Any], resolved: ResolvedFrames
         if golden.spec.unit == "frame":
             spans = [(frame, frame + 1, "frame") for frame in window]
         else:
-            spans = [(min(part), max(part) + 1, "tubelet") for part in (real[: len(real) // 2], real[len(real) // 2 :])]
+            half = len(real) // 2
+            spans = [(min(part), max(part) + 1, "tubelet") for part in (real[:half], real[half:])]
             window_rows.append(
                 {
                     "clip_id": clip_id,
@@ -360,15 +369,18 @@ def write_set(store: Store, golden: GoldenSet, *, parent: EmbeddingSet | None = 
 
 
 def expected_set(golden: GoldenSet) -> dict[str, Any]:
-    """A set as plain JSON: rows of the tables, and the stored bytes of every vector as hexadecimal digits."""
+    """A set as plain JSON: the first rows of its tables and arrays (bytes as hexadecimal digits), a digest of all."""
     tables = {}
     for name, rows in golden.tables().items():
         columns = TABLE_SCHEMAS[name].names
-        tables[name] = {"columns": columns, "rows": [[row.get(column) for column in columns] for row in rows]}
-    arrays = {
-        kind: {"shape": list(rows.shape), "dtype": rows.dtype.name, "rows": [row.tobytes().hex() for row in rows]}
-        for kind, rows in golden.arrays().items()
-    }
+        cells = [[row.get(column) for column in columns] for row in rows]
+        digest = hashlib.sha256(compact_json(cells)).hexdigest()
+        tables[name] = {"columns": columns, "n_rows": len(rows), "rows": cells[:SHOWN], "json_sha256": digest}
+    arrays = {}
+    for kind, rows in golden.arrays().items():
+        first = [row.tobytes().hex() for row in rows[:SHOWN]]
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
+        arrays[kind] = {"shape": list(rows.shape), "dtype": rows.dtype.name, "rows": first, "bytes_sha256": digest}
     return {"dataset": golden.dataset, "encoder": golden.spec.title, "arrays": arrays, "tables": tables}
 
 
@@ -418,11 +430,15 @@ def make(folder: Path) -> None:
         "tags": {"first": log[1]["snapshot"], "paper-1.0": log[-1]["snapshot"]},
         "fingerprints": {golden.spec.title: golden.spec.fingerprint for golden in sets},
         "provenance": PROVENANCE,
+        "growth": ids[:2],
         "manifests": manifests,
+        "values": "bytes_sha256: of the rows, C order, little-endian; json_sha256: of all rows as compact JSON",
         "sets": {set_id: expected_set(golden) for set_id, golden in zip(ids, sets, strict=True)},
     }
-    text = json.dumps(expected, ensure_ascii=False, indent=None, separators=(",", ":"), sort_keys=True)
-    (folder / "expected.json").write_text(text.replace(',"', ',\n"') + "\n", encoding="utf-8")
+    (folder / "expected.json").write_bytes(compact_json(expected).replace(b"],[", b"],\n[") + b"\n")
+    # What git would not keep, and what is private.
+    shutil.rmtree(store.layout.builds)
+    store.layout.prompts.rmdir()
 
 
 if __name__ == "__main__":

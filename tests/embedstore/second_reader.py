@@ -13,6 +13,7 @@ import struct
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,14 @@ def canonical_number(number: float) -> str:
     require(math.isfinite(number), "a number that is not finite")
     if number == 0:
         return "-0.0" if math.copysign(1, number) < 0 else "0.0"
-    for precision in range(17):
-        text = f"{abs(number):.{precision}e}"
-        if float(text) == abs(number):
+    exact, sign = Decimal(abs(number)), "-" if number < 0 else ""
+    for precision in range(1, 18):
+        rounded = [Context(prec=precision, rounding=rule).plus(exact) for rule in (ROUND_FLOOR, ROUND_CEILING)]
+        right = [candidate for candidate in rounded if float(candidate) == abs(number)]
+        if right:
             break
-    mantissa, _, exponent_text = text.partition("e")
-    digits, exponent = mantissa.replace(".", ""), int(exponent_text)
-    sign = "-" if number < 0 else ""
+    nearest = min(right, key=lambda candidate: (abs(candidate - exact), candidate.as_tuple().digits[-1] % 2))
+    digits, exponent = "".join(map(str, nearest.as_tuple().digits)).rstrip("0"), nearest.adjusted()
     if not -4 <= exponent < 16:
         point = f".{digits[1:]}" if len(digits) > 1 else ""
         return f"{sign}{digits[0]}{point}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
@@ -147,8 +149,9 @@ def check_store(root: Path) -> None:
 
 def read_log(root: Path) -> list[dict[str, Any]]:
     """Entries, oldest first."""
-    numbers = sorted(int(name) for name in names_in(root / "log", ".json"))
+    numbers = sorted(int(name) for name in names_in(root / "log", ".json") if name != "reached")
     require(numbers == list(range(1, len(numbers) + 1)), "the log has a gap")
+    require(read_sealed(root / "log/reached.json")["number"] <= len(numbers), "the log had more entries")
     entries = [read_sealed(root / "log" / f"{number:06d}.json") for number in numbers]
     parents = [None, *(entry["snapshot"] for entry in entries[:-1])]
     require([entry["parent"] for entry in entries] == parents, "an entry has another parent")
@@ -170,30 +173,45 @@ def read_snapshot(root: Path, snapshot_id: str) -> dict[str, Any]:
 
 def read_tags(root: Path) -> dict[str, str]:
     """Snapshot by name, without the names that were given up."""
-    gone = set(names_in(root / "tags", ".deleted"))
-    names = [name for name in names_in(root / "tags", ".json") if TAG.fullmatch(name)]
-    return {name: read_sealed(root / "tags" / f"{name}.json")["snapshot"] for name in names if name not in gone}
+    tags = {name: read_sealed(root / "tags" / f"{name}.json") for name in names_in(root / "tags", ".json")}
+    ends = {name: read_sealed(root / "tags" / f"{name}.deleted") for name in names_in(root / "tags", ".deleted")}
+    for name, tag in tags.items():
+        require(bool(TAG.fullmatch(name)) and name.lower() != "head", f"a tag called {name}")
+        require(isinstance(tag["time"], str) and bool(DIGEST.fullmatch(tag["snapshot"])), f"{name} is no tag")
+    require(all(ends[name]["snapshot"] == tags[name]["snapshot"] for name in ends), "the end of another tag")
+    return {name: tag["snapshot"] for name, tag in tags.items() if name not in ends}
+
+
+def read_forgotten(root: Path) -> dict[str, set[str]]:
+    """Ids of sets and manifests that the snapshot of a tag may lack, by the tag's name."""
+    lost: dict[str, set[str]] = {}
+    for number in names_in(root / "forgotten", ".json"):
+        record = read_sealed(root / "forgotten" / f"{number}.json")
+        for name in record["tags"]:
+            lost.setdefault(name, set()).update(record["sets"], record["manifests"])
+    return lost
 
 
 # -- section 4: sets ------------------------------------------------------------------------------------------------
 
 TEXT, INT, FLOAT = pa.string(), pa.int64(), pa.float64()
-COLUMNS: dict[str, dict[str, pa.DataType]] = {
-    "index.parquet": {
-        **{"row": INT, "clip_id": TEXT, "content_sha256": TEXT, "vector_key": TEXT},
-        **{"n_frames": INT, "n_header_frames": INT, "n_decode_errors": INT, "n_pts_gaps": INT},
-        **{"fps": FLOAT, "fps_header": FLOAT, "height": INT, "width": INT},
-        **{"covered_s": FLOAT, "effective_hz": FLOAT, "n_padded": INT},
-        **{"frame_row": INT, "n_frame_rows": INT, "window_row": INT, "n_window_rows": INT},
-    },
-    "frame_index.parquet": {
-        **{"clip_id": TEXT, "frame": INT, "time_s": FLOAT},
-        **{"frame_start": INT, "frame_stop": INT, "frame_kind": TEXT},
-    },
-    "window_index.parquet": {"clip_id": TEXT, "frame_start": INT, "frame_stop": INT, "n_padded": INT},
-    "failures.parquet": {
-        **{"clip_id": TEXT, "content_sha256": TEXT, "vector_key": TEXT, "reason": TEXT, "detail": TEXT}
-    },
+
+
+def typed(text: str = "", integer: str = "", number: str = "") -> dict[str, pa.DataType]:
+    kinds = ((text, TEXT), (integer, INT), (number, FLOAT))
+    return {name: kind for names, kind in kinds for name in names.split()}
+
+
+COLUMNS = {
+    "index.parquet": typed(
+        "clip_id content_sha256 vector_key",
+        "row n_frames n_header_frames n_decode_errors n_pts_gaps height width n_padded "
+        "frame_row n_frame_rows window_row n_window_rows",
+        "fps fps_header covered_s effective_hz",
+    ),
+    "frame_index.parquet": typed("clip_id frame_kind", "frame frame_start frame_stop", "time_s"),
+    "window_index.parquet": typed("clip_id", "frame_start frame_stop n_padded"),
+    "failures.parquet": typed("clip_id content_sha256 vector_key reason detail"),
 }
 NEVER_NULL = {
     "index.parquet": {"row", "clip_id", "vector_key"},
@@ -363,7 +381,7 @@ def windows_of(
     offsets: list[int] = []
     if name == "keyframe":
         frames = sorted(set(key_frames.get(numbers, ())))
-        return [frames] if frames and 0 <= frames[0] and frames[-1] < n else None
+        return [frames] if frames and frames[0] >= 0 and frames[-1] < n else None
     if name == "all":
         windows, wanted = [list(range(n))], n
     elif name == "uniform":
@@ -475,43 +493,48 @@ class WholeStore:
     manifests: dict[str, Clips]
 
 
+def check_listing(entry: Mapping[str, str], found: Vectors | Clips) -> None:
+    """Compare what a snapshot says of a set or a manifest with what it is."""
+    if isinstance(found, Vectors):
+        spec = found.described["spec"]
+        stated = {"dataset": found.described["dataset"], "encoder": spec["name"], "variant": spec["variant"]}
+        stated |= {"fingerprint": found.described["fingerprint"], "set_id": entry["set_id"]}
+    else:
+        stated = {"name": found.header["dataset"]["name"], "manifest_id": found.id}
+        stated |= {"media_digest": found.media_digest, "annotations_digest": found.annotations_digest}
+    require(stated == entry, f"a snapshot lists {entry} as something else")
+
+
+def must_be_there(root: Path, log: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> set[str]:
+    """Ids of the sets and manifests that the head and the tags need."""
+    lost = read_forgotten(root)
+    ids: set[str] = set()
+    for name, snapshot_id in [*tags.items(), *(("", entry["snapshot"]) for entry in log[-1:])]:
+        snapshot = read_snapshot(root, snapshot_id)
+        listed = {entry["set_id"] for entry in snapshot["sets"]}
+        listed |= {entry["manifest_id"] for entry in snapshot["manifests"]}
+        ids |= listed - lost.get(name, set())
+    return ids
+
+
 def read_store(root: Path) -> WholeStore:
-    """Read and check a whole store; the head's and the tags' snapshots must be complete."""
+    """Read and check a whole store; what only an old snapshot leads to may have been removed."""
     check_store(root)
     log, tags = read_log(root), read_tags(root)
-    needed = {*tags.values(), *(entry["snapshot"] for entry in log[-1:])}
-    wanted = [*needed, *(entry["snapshot"] for entry in log)]
-    snapshots: dict[str, dict[str, Any]] = {}
-    sets: dict[str, Vectors] = {}
-    manifests: dict[str, Clips] = {}
-    for snapshot_id in wanted:
-        if snapshot_id in snapshots:
-            continue
-        if snapshot_id not in needed and not (root / "snapshots" / f"{snapshot_id}.json").exists():
-            continue
-        snapshot = snapshots[snapshot_id] = read_snapshot(root, snapshot_id)
+    ids = must_be_there(root, log, tags)
+    store = WholeStore(log, tags, {}, {}, {})
+    for snapshot_id in sorted({*tags.values(), *(entry["snapshot"] for entry in log)}):
+        snapshot = store.snapshots[snapshot_id] = read_snapshot(root, snapshot_id)
         for entry in snapshot["sets"]:
-            if entry["set_id"] not in sets and (
-                snapshot_id in needed or (root / "sets" / entry["set_id"]).is_dir()
-            ):
-                sets[entry["set_id"]] = read_set(root, entry["set_id"])
-            if entry["set_id"] in sets:
-                described = sets[entry["set_id"]].described
-                spec = described["spec"]
-                stated = (described["dataset"], spec["name"], spec["variant"], described["fingerprint"])
-                listed = tuple(entry[key] for key in ("dataset", "encoder", "variant", "fingerprint"))
-                require(stated == listed, "a snapshot lists a set as something else")
+            name = entry["set_id"]
+            if name not in store.sets and (name in ids or (root / "sets" / name).is_dir()):
+                store.sets[name] = read_set(root, name)
+            if name in store.sets:
+                check_listing(entry, store.sets[name])
         for entry in snapshot["manifests"]:
             name = entry["manifest_id"]
-            if name not in manifests and (
-                snapshot_id in needed or (root / "manifests" / f"{name}.parquet").exists()
-            ):
-                manifests[name] = read_manifest(root, name)
-            if name in manifests:
-                found = manifests[name]
-                stated = (found.header["dataset"]["name"], found.media_digest, found.annotations_digest)
-                require(
-                    stated == (entry["name"], entry["media_digest"], entry["annotations_digest"]),
-                    "a snapshot lists a manifest as something else",
-                )
-    return WholeStore(log, tags, snapshots, sets, manifests)
+            if name not in store.manifests and (name in ids or (root / "manifests" / f"{name}.parquet").exists()):
+                store.manifests[name] = read_manifest(root, name)
+            if name in store.manifests:
+                check_listing(entry, store.manifests[name])
+    return store

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def drop_sets(store: Store) -> None:
     store.commit(lambda head: replace(head, sets=()), reason="drop")
 
 
-def manifest_of(patients: Mapping[str, str | None], *, name: str = "mine", split: str = "train", **facts: Any) -> Manifest:
+def manifest_of(
+    patients: Mapping[str, str | None], *, name: str = "mine", split: str = "train", **facts: Any
+) -> Manifest:
     """A manifest of clips (id to patient)."""
     rows = [
         {"clip_id": clip_id, "patient_id": patient, "study_id": patient and f"study-of-{patient}", "split": split}
@@ -165,34 +168,47 @@ def where_found(root: Path, word: str) -> list[str]:
         path.relative_to(root).as_posix()
         for path in sorted(root.rglob("*"))
         if word in path.name
-        or (
-            path.is_file()
-            and (word.encode() in path.read_bytes() or any(word in text for text in _texts(path)))
-        )
+        or (path.is_file() and (word.encode() in path.read_bytes() or any(word in text for text in _texts(path))))
     ]
 
 
-class Cut(BaseException):
-    """A process that is killed: nothing catches it, so what it leaves is what a kill leaves."""
-
-
-def cut_at(number: int) -> list[str]:
-    """Cut off at the ``number``-th operation from now; the list gathers those seen. Undo with ``no_cut``."""
-    seen: list[str] = []
+def count_operations(act: Callable[[], object]) -> int:
+    """Run and count the operations on files that embedstore.files makes."""
+    seen = 0
 
     def hook(operation: str, path: Path) -> None:
-        seen.append(operation)
-        if len(seen) >= number:
-            # A killed process runs no cleanup: from the cut on, every operation fails too.
-            raise Cut(f"{operation} {path}")
+        nonlocal seen
+        seen += 1
 
     files.fault_hook = hook
+    try:
+        act()
+    finally:
+        files.fault_hook = None
     return seen
 
 
-def no_cut() -> None:
-    """Let operations pass again."""
-    files.fault_hook = None
+def kill_at(number: int, act: Callable[[], object]) -> bool:
+    """Run in a child process that dies without any cleanup at its ``number``-th operation; return whether it did."""
+    child = os.fork()
+    if child == 0:
+        status, seen = 99, 0
+
+        def hook(operation: str, path: Path) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                os._exit(9)
+
+        try:
+            files.fault_hook = hook
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), f"the child ended with {status}"
+    return status == 9
 
 
 def run_program(*arguments: str | Path) -> int:
@@ -206,3 +222,36 @@ def run_program(*arguments: str | Path) -> int:
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1
     finally:
         sys.stdout.flush()
+
+
+def start_build(store: Store, manifest: Manifest, spec: EncoderSpec, *, done: int, with_frames: bool = True) -> Path:
+    """Plan a build and finish its first ``done`` units, as a worker would; return the build's folder."""
+    from dataclasses import replace
+
+    from embedstore.build.commit import array_kinds
+    from embedstore.build.plan import make_plan
+    from embedstore.build.units import ClipVectors, UnitResult, write_unit
+
+    plan = replace(make_plan(store, manifest, spec, with_frames=with_frames), batch_size=4)
+    folder = store.layout.build_folder(plan.key)
+    plan.write(folder)
+    kinds = array_kinds(plan)
+    casts = {kind: lambda rows: rows.astype(spec.dtype) for kind in kinds}
+    for unit, clips in list(plan.units.items())[:done]:
+        result = UnitResult(unit=unit)
+        for clip in clips:
+            rows = {kind: vectors_of(clip.clip_id, 1, kind, spec).astype(np.float32) for kind in kinds}
+            index = {
+                "clip_id": clip.clip_id,
+                "vector_key": clip.vector_key,
+                **{f"n_{kind[:-1]}_rows": len(rows[kind]) for kind in kinds if kind != "clips"},
+            }
+            sides = {
+                f"{kind[:-1]}_rows": [{"clip_id": clip.clip_id, "frame_start": n} for n in range(len(rows[kind]))]
+                for kind in kinds
+                if kind != "clips"
+            }
+            others = {kind: rows[kind] for kind in kinds if kind != "clips"}
+            result.vectors.append(ClipVectors(index=index, clip=rows["clips"][0], **others, **sides))
+        write_unit(folder, result, kinds=kinds, cast=casts)
+    return folder
