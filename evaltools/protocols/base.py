@@ -37,6 +37,10 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+# Share of the median deviation below which no scale falls. On the phantom .03, .1 and .3 give the same probe.
+SCALE_FLOOR = 0.1
+
+
 @dataclass(frozen=True)
 class Standardiser:
     """Mean and deviation of the training rows, applied to every split.
@@ -44,7 +48,9 @@ class Standardiser:
     Attributes
     ----------
     mean, scale : (D,) float64
-        A column that does not vary in train has scale 1, so it becomes zeros there.
+        A column that does not vary in train has scale 1, so it becomes zeros there. No other scale is below
+        `SCALE_FLOOR` of their median: networks have near-dead outputs, and a test clip where one of them wakes up
+        would otherwise stand a thousand deviations away and be predicted far outside the possible.
     """
 
     mean: Floats
@@ -55,7 +61,8 @@ class Standardiser:
         """Measure training features (n, D)."""
         mean, scale = X.mean(axis=0), X.std(axis=0)
         constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
-        return cls(mean, np.where(constant, 1.0, scale))
+        floor = SCALE_FLOOR * float(np.median(scale[~constant])) if not constant.all() else 0.0
+        return cls(mean, np.where(constant, 1.0, np.maximum(scale, floor)))
 
     def __call__(self, X: Floats) -> Floats:
         """Return standardised features (n, D) float64."""
