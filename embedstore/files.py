@@ -342,7 +342,8 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
         The file cannot be read.
     """
     with storage_errors(path, "read"), path.open("rb") as handle:
-        payload = handle.read(max_bytes + 1)
+        # One byte more than there is, not than there may be: a read allocates what it is asked for.
+        payload = handle.read(min(max_bytes, os.fstat(handle.fileno()).st_size) + 1)
     if len(payload) > max_bytes:
         raise FormatError(f"{path} is larger than the {max_bytes} bytes that such a file may have")
     return payload

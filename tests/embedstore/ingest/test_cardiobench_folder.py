@@ -94,8 +94,8 @@ def test_the_index_of_a_run_that_was_repeated(lab: Any, folder: Folder) -> None:
         ("c06", "source-error", "index.csv names a file that is not there"),
     ]
     assert outcome.notes == (
-        "5 rows of index.csv repeat a video and were resolved",
-        "2 .pt files stand in no usable row of index.csv and were left out",
+        "rows of index.csv that repeat a video and were resolved: 5",
+        ".pt files that stand in no usable row of index.csv and were left out: 2",
     )
 
 
@@ -216,14 +216,15 @@ def test_without_a_reader_the_folder_is_refused(lab: Any, folder: Folder, monkey
         lab.ingest(folder.path)
 
 
-def test_wider_floats_than_cardiobench_writes_keep_their_values(lab: Any, folder: Folder) -> None:
+def test_wider_floats_keep_their_values_and_numpy_scalars_are_read(lab: Any, folder: Folder) -> None:
     exact = np.array([[1 + 2**-20, 0, 0, 0, 0, 1]], np.float32)
     for clip_id in lab.ids:
         folder.save(
             clip_id,
             embedding_per_frame=torch.from_numpy(exact),
             embedding_pooled=torch.from_numpy(exact[0]).to(torch.bfloat16),
-            frame_indices=torch.tensor([3]),
+            frame_indices=torch.tensor([3]) if clip_id == "c00" else [np.int64(3)],
+            metadata={"EF": np.float64(61.5), "View": np.str_("A4C"), "is_test": np.bool_(True)},
         )
     opened = lab.opened(lab.ingest(folder.path, dtype="float32"))
     np.testing.assert_array_equal(opened.frames[:1], exact)

@@ -208,6 +208,13 @@ def test_whole_numbers_are_ids_as_they_are_written(lab: Any) -> None:
     np.testing.assert_array_equal(opened.clips[:], lab.clips[:2])
 
 
+def test_bytes_are_ids_in_utf_8(lab: Any) -> None:
+    lab.write_manifest(["caf\u00e9", "k"])
+    np.savez(lab.folder / "n.npz", ids=np.array([b"k", "caf\u00e9".encode()]), clips=lab.clips[:2])
+    opened = lab.opened(lab.ingest(lab.folder / "n.npz", dtype="float32"))
+    np.testing.assert_array_equal(opened.clips[:], lab.clips[[1, 0]])
+
+
 def test_groups_of_hdf5_stand_for_folders_in_ids(lab: Any) -> None:
     lab.write_manifest(["a/x", "a/y", "b/x"])
     with h5py.File(lab.folder / "k.h5", "w") as opened:

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.build.run import BuildOutcome
+from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
 from embedstore.errors import AmbiguousNameError, ContentError, ManifestError, UnknownNameError, VectorError
 from embedstore.files import StorageError
 from embedstore.ingest import IngestSource, SourceRows
 from embedstore.ingest.join import join_source
 from embedstore.ingest.keys import RowKeys
 from embedstore.manifest import DatasetFacts, Manifest
+from embedstore.spec import EncoderSpec
 
 IDS = st.text(alphabet="abé\u0301./", min_size=1, max_size=3)
 
@@ -178,6 +180,21 @@ def test_one_name_never_means_two_sets_of_vectors(lab: Any) -> None:
     assert any(entry.set_id == first.set_id for snapshot in history for entry in snapshot.sets)
     third = lab.ingest(changed, encoder="lab-net@v2")
     assert {entry.set_id for entry in lab.store.entries()} == {second.set_id, third.set_id}
+
+
+def test_a_built_set_is_never_replaced(lab: Any) -> None:
+    spec = EncoderSpec(name="lab-net", variant="ingested", clip_dim=5)
+    with SetWriter(lab.store.layout.sets, dataset="mine", spec=spec) as writer:
+        writer.array("clips", dim=5).append(lab.clips[:1].astype(np.float16))
+        tables = {
+            "index.parquet": rows_to_table([{"row": 0, "clip_id": "c00"}], INDEX_SCHEMA),
+            "failures.parquet": rows_to_table([], FAILURES_SCHEMA),
+        }
+        built = lab.store.entry_of(lab.store.open_set(writer.finish(tables, provenance={})))
+    lab.store.commit(lambda head: head.with_set(built), reason="test")
+    with pytest.raises(AmbiguousNameError, match="built .*; give another variant, e.g. --encoder lab-net@NAME$"):
+        lab.ingest(lab.write("npz"), replaces=True)
+    assert lab.store.entries() == [built]
 
 
 def test_the_same_again_changes_nothing(lab: Any) -> None:
