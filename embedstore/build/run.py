@@ -188,7 +188,8 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
     for title in dict.fromkeys(titles):
         name, variant = split_title(title)
         card = get_card(name)
-        weights = find_weights(card, request.weights.get(name))
+        # Only an encoder that the user names is downloaded; `all` means what is on this machine.
+        weights = find_weights(card, request.weights.get(name), download=title in request.encoders)
         spec = card.spec(
             variant=variant or "published",
             weights_sha256=weights.sha256,
@@ -196,6 +197,8 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
             precision=request.precision,
             dtype=request.dtype,
         )
+        if card.licence_forbids:
+            progress.note(f"{card.name}: licence {card.licence}, which forbids {card.licence_forbids}")
         chosen.append(_Chosen(card, weights, spec))
     return chosen
 
@@ -213,7 +216,9 @@ def _select(manifest: Manifest, request: BuildRequest) -> list[bool]:
     return selected
 
 
-def _provenance(encoder: Encoder | None, plan: BuildPlan, folder: Path, wall_s: float) -> dict[str, Any]:
+def _provenance(
+    card: EncoderCard, encoder: Encoder | None, plan: BuildPlan, folder: Path, wall_s: float
+) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:
@@ -227,6 +232,8 @@ def _provenance(encoder: Encoder | None, plan: BuildPlan, folder: Path, wall_s: 
         "host_class": f"{platform.system()}-{platform.machine()}-{os.cpu_count()}",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "batch_size": plan.batch_size,
+        "licence": card.licence,
+        "licence_forbids": card.licence_forbids,
         "parent": plan.parent,
         "wall_seconds": round(wall_s, 3),
         "decode_seconds": round(sum(receipt.decode_seconds for receipt in receipts), 3),
@@ -387,7 +394,7 @@ class _DatasetBuild:
                 units_open=len(still_open),
             )
         wall_s = time.perf_counter() - self._began
-        provenance = _provenance(encoder, plan, folder, wall_s)
+        provenance = _provenance(chosen.card, encoder, plan, folder, wall_s)
         reason = f"build {plan.spec.title} on {plan.dataset}"
         try:
             set_id = commit_build(self._store, plan, folder, provenance=provenance, reason=reason)

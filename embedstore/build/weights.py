@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedstore.encoder import EncoderCard
+from embedstore.encoder import EncoderCard, resolve_string
 from embedstore.errors import EnvironmentFailure, UnknownNameError
 from embedstore.files import hash_file
 from embedstore.identity import digest_json
@@ -27,8 +27,8 @@ def has_weights(card: EncoderCard) -> bool:
     return card.weights_locator is None or card.locate_weights() is not None
 
 
-def find_weights(card: EncoderCard, given: Path | None = None) -> Weights:
-    """Return the weights that the user gave, else the installed ones.
+def find_weights(card: EncoderCard, given: Path | None = None, *, download: bool = False) -> Weights:
+    """Return the weights that the user gave, else those on this machine, else, where asked to, download them.
 
     A folder's digest is that of the sorted list of its files' names and digests.
 
@@ -44,6 +44,8 @@ def find_weights(card: EncoderCard, given: Path | None = None) -> Weights:
             raise UnknownNameError(f"encoder {card.name!r} has no weights; drop --weights {card.name}={given}")
         return Weights(None, None)
     path = given if given is not None else card.locate_weights()
+    if path is None and download and card.weights_fetcher is not None:
+        path = Path(resolve_string(card.weights_fetcher)(card))
     if path is None:
         raise EnvironmentFailure(
             f"the weights of {card.name!r} are not on this machine (source: {card.weights_source or 'unknown'}); "
