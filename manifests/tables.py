@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ __all__ = [
     "name_clips",
     "plain_name",
     "read_table",
+    "read_text",
 ]
 
 MAX_TABLE_BYTES = 512 << 20
@@ -114,6 +115,10 @@ class Table:
             return cells
         return [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
 
+    def at(self, lines: Sequence[int]) -> Table:
+        """Return the table of these rows, in this order."""
+        return replace(self, rows=tuple(self.rows[line] for line in lines))
+
     def find_column(self, names: Sequence[str]) -> str | None:
         """Return the first column that bears one of ``names``, whatever its case, spaces and underscores.
 
@@ -168,7 +173,7 @@ def read_table(path: Path, *, option: str = "--table") -> Table:
         raise UnknownNameError(f"{option}: there is no file {path}")
     if path.is_dir():
         raise UnknownNameError(f"{option}: {path} is a folder, not a CSV file")
-    text = _read_text(path)
+    text = read_text(path)
     delimiter = _delimiter_of(text)
     records = _records(path, text, delimiter)
     if not records:
@@ -197,7 +202,14 @@ def read_table(path: Path, *, option: str = "--table") -> Table:
     )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a small text file: UTF-8, or UTF-16 with its mark.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read, or is no text; the message names the line.
+    """
     try:
         with path.open("rb") as handle:
             payload = handle.read(MAX_TABLE_BYTES + 1)

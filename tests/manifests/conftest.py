@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from embedstore.manifest import Manifest, RecipeOutcome, RecipeRequest, get_recipe
+
 Writer = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A manifest that was made, its rows by clip id, and the names of its findings by kind."""
+
+    outcome: RecipeOutcome
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.outcome.manifest
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["clip_id"]: row for row in self.manifest.table.to_pylist()}
+
+    @property
+    def found(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = defaultdict(list)
+        for finding in self.outcome.findings:
+            names[finding.kind] += finding.names
+        return dict(names)
+
+    def message(self, kind: str) -> str:
+        return next(finding.message for finding in self.outcome.findings if finding.kind == kind)
+
+    def column(self, name: str) -> dict[str, Any]:
+        return {clip_id: row[name] for clip_id, row in self.rows.items()}
+
+
+@pytest.fixture
+def make() -> Callable[..., Made]:
+    """Make a manifest with the recipe of that name."""
+
+    def make_manifest(recipe: str, root: Path | None, /, **arguments: Any) -> Made:
+        return Made(get_recipe(recipe).make(RecipeRequest(root=root, **arguments)))
+
+    return make_manifest
 
 
 def _frames(n_frames: int, seed: int) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 
 import manifests
 from embedstore.errors import EmbedstoreError, FormatError
-from embedstore.manifest import ManifestField, read_dataset_facts
+from embedstore.manifest import SPLITS, ManifestField, read_dataset_facts
+from embedstore.manifest.fields import STANDARD
 
 FILES = sorted(Path(manifests.__path__[0]).glob("*/dataset.yaml"))
 
@@ -66,3 +67,37 @@ def test_facts_that_are_missing_are_named(tmp_path: Path) -> None:
     path.write_text("- x\n")
     with pytest.raises(FormatError, match=r"dataset\.yaml"):
         read_dataset_facts(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_published_counts_are_of_columns_that_are_there(path: Path) -> None:
+    facts = read_dataset_facts(path)
+    counts = facts.expected_counts
+    columns = {condition.partition("=")[0] for counted in counts for condition in counted.split(" ")[1:]}
+    assert columns <= {*STANDARD, *facts.fields}
+    of_splits = [counts.get(f"clips split={split}") for split in SPLITS]
+    if None not in of_splits:
+        assert sum(of_splits) == counts["clips"]
+    for label in facts.fields:
+        for split in SPLITS:
+            parts = [counts.get(f"clips split={split} {label}={truth}") for truth in ("false", "true")]
+            if None not in parts:
+                assert sum(parts) == counts[f"clips split={split}"]
+
+
+def test_the_benchmark_s_data_sets_say_what_may_be_passed_on() -> None:
+    facts = {path.parent.name: read_dataset_facts(path) for path in FILES}
+    published = [name for name, described in facts.items() if described.expected_counts]
+    assert len(published) == 9
+    for name in published:
+        described = facts[name]
+        assert described.redistribution in ("no", "ask")
+        assert described.ids == "public"
+        assert described.source.startswith("https://")
+        assert described.citation
+        assert described.official_split
+    assert {name for name in published if facts[name].redistribution == "no"} == {
+        "echonet_dynamic",
+        "echonet_pediatric",
+        "echonet_lvh",
+    }

@@ -37,7 +37,9 @@ def rules(made: Manifest) -> dict[str, tuple[str, ...]]:
     return {problem.rule: problem.rows for problem in made.problems()}
 
 
-words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=8)
+words = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.just(" "), min_size=1, max_size=8
+).filter(str.strip)
 texts = st.none() | words
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 counts = st.none() | st.integers(min_value=-(2**63), max_value=2**63 - 1)
