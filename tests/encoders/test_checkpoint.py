@@ -21,7 +21,7 @@ from embedstore.errors import (
     HostileInputError,
     StorageError,
 )
-from encoders.checkpoint import load_exactly, open_checkpoint, sha256_of_file
+from encoders.checkpoint import load_exactly, open_checkpoint, sha256_of_file, without_initialisation
 
 CONTAINERS = ["zip", "legacy", "safetensors"]
 
@@ -190,3 +190,35 @@ def test_stated_differences_are_allowed(state) -> None:
         may_ignore={"head.weight"},
     )
     assert torch.equal(model.weight, state["weight"]) and torch.equal(model.bias, bias)
+
+
+def test_code_runs_only_in_a_file_that_needs_it_and_is_trusted_by_its_digest(state, tmp_path: Path) -> None:
+    canary, path = tmp_path / "ran", tmp_path / "weights.pt"
+    torch.save({**state, "extra": _Payload(canary)}, path)
+    with pytest.raises(HostileInputError, match=f"give its SHA-256 {sha256_of_file(path)} with --trust-checkpoint"):
+        open_checkpoint(path, trusted_sha256="0" * 64)
+    assert not canary.exists()
+    opened = open_checkpoint(path, trusted_sha256=sha256_of_file(path))
+    assert canary.exists() and torch.equal(opened["weight"], state["weight"])
+
+
+def test_one_tower_of_a_model_is_filled_and_the_rest_is_checked(state) -> None:
+    model = torch.nn.ModuleDict({"image": torch.nn.Linear(7, 5), "text": torch.nn.Linear(7, 5)})
+    whole = {f"{tower}.{key}": value for tower in ("image", "text") for key, value in state.items()}
+    before = model["text"].weight.clone()
+    load_exactly(model, whole, source="weights.pt", only="image.")
+    assert torch.equal(model["image"].weight, state["weight"]) and torch.equal(model["text"].weight, before)
+    del whole["text.bias"]
+    with pytest.raises(FormatError, match=r"1 keys are missing: text.bias"):
+        load_exactly(model, whole, source="weights.pt", only="image.")
+
+
+def test_models_are_built_without_drawing_weights() -> None:
+    before = torch.get_rng_state()
+    with without_initialisation():
+        model = torch.nn.TransformerEncoderLayer(64, 2)
+        table = torch.nn.Embedding(100, 64)
+    assert torch.equal(torch.get_rng_state(), before), "random numbers were drawn"
+    assert table.weight.shape == (100, 64)
+    assert model.linear1.weight.requires_grad
+    assert not torch.equal(torch.nn.Linear(2, 2).weight, torch.nn.Linear(2, 2).weight), "the block is not left"

@@ -1,0 +1,301 @@
+"""What all published frame encoders share: cards that follow a checkpoint, one `Encoder` round any image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.encoder import Encoded, EncoderCard, LoadRequest, Variant, resolve_string
+from embedstore.errors import ContentError, EnvironmentFailure, FormatError
+from embedstore.spec import EncoderSpec, FrameSampling
+from encoders.preprocess import CropAndScale, Pipeline, step_record
+from encoders.resampling import BgrOrder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "CARDIOBENCH_SAMPLING",
+    "FrameEncoder",
+    "PublishedCard",
+    "cardiobench_variant",
+    "check_dim",
+    "open_given",
+    "pixel_record",
+]
+
+# BioMedIA-MBZUAI/CardioBench, src/embeddings.py: max_frames 16, stride 1, from the first frame.
+CARDIOBENCH_SAMPLING = FrameSampling("consecutive:16")
+_CARDIOBENCH_SIDE = 224
+_CARDIOBENCH_ZOOM = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedCard(EncoderCard):
+    """A card whose dimensions and input follow the checkpoint where the user gives another size of the model.
+
+    Parameters
+    ----------
+    fitter : str or None
+        ``module:function`` of (card, variant=..., weights=...) that returns the card as it is for that variant and
+        those weights, importing no torch where the weights are a folder or a safetensors file.
+    keys_may_miss, keys_may_ignore : tuple of str
+        The keys that a published checkpoint may lack, and may have beyond the model's. Any other difference is an
+        error.
+    weights_names, settings_names : tuple of str
+        Names of files in a folder given as weights: those that may hold the weights, best first, and those whose
+        settings decide a vector too.
+    """
+
+    fitter: str | None = None
+    keys_may_miss: tuple[str, ...] = ()
+    keys_may_ignore: tuple[str, ...] = ()
+    weights_names: tuple[str, ...] = ()
+    settings_names: tuple[str, ...] = ()
+
+    def deciding_files(self, weights: Path) -> tuple[Path, ...]:
+        """Return the files of a folder, or the one file, that decide a vector: readmes and tokenizers do not.
+
+        Raises
+        ------
+        StorageError
+            The weights are not there.
+        """
+        from encoders.model_folder import part_files, weights_file
+
+        file = weights_file(weights, self.weights_names)
+        if not weights.is_dir():
+            return (file,)
+        settings = (weights / name for name in self.settings_names)
+        return (*part_files(file), *(path for path in settings if path.is_file()))
+
+    def fitted(self, *, variant: str = "published", weights: Path | None = None) -> EncoderCard:
+        """Return the card for a variant and a checkpoint: dimensions, input size and preprocessing may differ.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such variant.
+        FormatError
+            The checkpoint is another model's.
+        """
+        if self.fitter is None:
+            return self
+        fitted: EncoderCard = resolve_string(self.fitter)(self, variant=variant, weights=weights)
+        return fitted
+
+
+def pixel_record(
+    steps: Sequence[Any], *, mean: Sequence[float], std: Sequence[float], vectors: str, **others: Any
+) -> dict[str, Any]:
+    """Return the ``preprocessing`` of a card.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        Geometry, first to last.
+    mean, std : sequence of 3 floats
+        Taken from and divided into the grey levels over 255, in the order of the channels as the model sees them.
+    vectors : {"l2", "raw"}
+        Whether the authors normalise each vector.
+    others
+        Anything else that decides a vector, e.g. ``output="cls"``.
+
+    Examples
+    --------
+    >>> pixel_record([BgrOrder()], mean=[0.5] * 3, std=[0.5] * 3, vectors="l2")["steps"]
+    [{'step': 'bgr-order'}]
+    """
+    bgr = any(isinstance(step, BgrOrder) for step in steps)
+    return {
+        "steps": [step_record(step) for step in steps],
+        "channels": "bgr" if bgr else "rgb",
+        "scale": 255,
+        "mean": list(mean),
+        "std": list(std),
+        "vectors": vectors,
+        **others,
+    }
+
+
+def cardiobench_variant(steps: Sequence[Any]) -> Variant:
+    """Return the benchmark's way to feed a frame encoder.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        What the model's own preprocessing does after the benchmark has cut, zoomed and scaled a frame to 224x224.
+    """
+    own = [
+        CropAndScale(
+            height=_CARDIOBENCH_SIDE, width=_CARDIOBENCH_SIDE, zoom=_CARDIOBENCH_ZOOM, interpolation="cubic"
+        ),
+        *steps,
+        BgrOrder(),
+    ]
+    return Variant(
+        sampling=CARDIOBENCH_SAMPLING,
+        preprocessing={"steps": [step_record(step) for step in own], "channels": "bgr"},
+        note="as in the CardioBench benchmark: the first 16 frames, central square, 10 % zoom, cubic to 224x224, "
+        "blue first; the benchmark itself runs in bf16",
+    )
+
+
+def open_given(
+    request: LoadRequest, *, locate: Callable[[], Path | None], names: Sequence[str], source: str
+) -> tuple[dict[str, Any], Path, Path]:
+    """Open the weights of a request, else those that are installed or cached.
+
+    Parameters
+    ----------
+    request : LoadRequest
+    locate : callable
+        Where installed or cached weights lie, or None.
+    names : sequence of str
+        File names of weights in a folder, best first.
+    source : str
+        Where the weights come from, for the error.
+
+    Returns
+    -------
+    dict, Path, Path
+        The state dict, the file it came from, and the path that was given or found.
+
+    Raises
+    ------
+    EnvironmentFailure
+        There are no weights, or too little memory for them.
+    StorageError, CorruptionError, HostileInputError, FormatError
+        As `encoders.model_folder.open_state`.
+    """
+    from encoders.device import check_memory, pick_device
+    from encoders.model_folder import open_state, weights_file
+
+    name = request.spec.name
+    path = request.weights or locate()
+    if path is None:
+        raise EnvironmentFailure(
+            f"the weights of {name!r} are not on this machine (source: {source}); "
+            f"give them with --weights {name}=FILE_OR_FOLDER"
+        )
+    pick_device(request.device)
+    needed = weights_file(path, names).stat().st_size
+    check_memory(pick_device("cpu"), needed=needed, name=request.spec.title)
+    state, file = open_state(path, names=names, sha256=request.spec.weights_sha256)
+    return state, file, path
+
+
+def check_dim(spec: EncoderSpec, *, dim: int, side: int, source: Path) -> None:
+    """Refuse a checkpoint of another size than the spec's.
+
+    Raises
+    ------
+    FormatError
+        Its vectors have another dimension, or the spec's frames another size than the model takes.
+    """
+    if dim != spec.clip_dim:
+        raise FormatError(
+            f"checkpoint {source} gives vectors of {dim} numbers, {spec.title} of {spec.clip_dim}; "
+            "is it another size of the model?"
+        )
+    for record in reversed(spec.preprocessing["steps"]):
+        if "height" in record:
+            if (record["height"], record["width"]) != (side, side):
+                raise FormatError(
+                    f"checkpoint {source} takes frames of {side}x{side} pixels, {spec.title} prepares "
+                    f"{record['height']}x{record['width']}; is it another size of the model?"
+                )
+            return
+
+
+class FrameEncoder:
+    """A loaded image tower; `encode` scales the pixels, runs it and normalises as the spec says.
+
+    Attributes
+    ----------
+    spec : EncoderSpec
+    input_shape : tuple of int
+        ``(side, side, 3)``.
+    input_dtype : str
+        ``uint8``, or ``float32`` where the published pipeline does not round.
+    preprocess : Pipeline
+    device : str
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        spec: EncoderSpec,
+        device: torch.device,
+        side: int,
+        channels_last: bool = False,
+    ) -> None:
+        import torch
+
+        from encoders.device import check_memory
+
+        self.spec = spec
+        self.input_shape = (side, side, 3)
+        self.preprocess = Pipeline.from_records(spec.preprocessing["steps"])
+        self.input_dtype = self.preprocess.dtype
+        self.device = str(device)
+        self._device = device
+        if device.type != "cpu":
+            needed = sum(part.numel() * 4 for part in network.parameters())
+            check_memory(device, needed=needed, name=spec.title)
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._network: Any = network.eval().requires_grad_(False).float().to(device).to(memory_format=self._layout)
+        self._scale = float(spec.preprocessing["scale"])
+        self._mean = _per_channel(spec.preprocessing["mean"], device=device)
+        self._std = _per_channel(spec.preprocessing["std"], device=device)
+        self._normalise = spec.preprocessing["vectors"] == "l2"
+
+    def encode(self, batch: npt.NDArray[Any]) -> Encoded:
+        """Encode frames.
+
+        Parameters
+        ----------
+        batch : (B, side, side, 3) uint8 or float32
+            Frames as `preprocess` gives them, grey levels 0 to 255.
+
+        Returns
+        -------
+        Encoded
+            ``vectors`` of shape (B, D), of length one where the authors normalise.
+
+        Raises
+        ------
+        ContentError
+            The batch has another shape or dtype.
+        MemoryError
+            The device's memory does not hold the batch.
+        """
+        import torch
+
+        from encoders.device import inference
+
+        if batch.shape[1:] != self.input_shape or batch.dtype != np.dtype(self.input_dtype):
+            raise ContentError(
+                f"{self.spec.title} takes (B, {', '.join(map(str, self.input_shape))}) {self.input_dtype} frames, "
+                f"got {batch.shape} {batch.dtype}"
+            )
+        with inference(self._device, precision=self.spec.precision):
+            pixels = torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self._device)
+            levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self._layout, copy=True)
+            images = levels.div_(self._scale).sub_(self._mean).div_(self._std)
+            vectors = self._network(images).float()
+            if self._normalise:
+                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        return Encoded(vectors=vectors.cpu().numpy())
+
+
+def _per_channel(numbers: Sequence[float], *, device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.tensor(list(numbers), dtype=torch.float32, device=device).reshape(1, 3, 1, 1)
