@@ -16,7 +16,7 @@ from embedstore.manifest import SPLITS, Manifest
 from embedstore.where import Where
 from evaltools.task import Task
 
-__all__ = ["Cohort", "NotRunnableError", "build_cohort", "require_runnable"]
+__all__ = ["Cohort", "NotRunnableError", "build_cohort", "patients_of", "require_runnable"]
 
 _NAMED = 5
 Labels = npt.NDArray[Any]
@@ -85,9 +85,20 @@ class Cohort:
 
 
 def build_cohort(
-    manifest: Manifest, task: Task, *, where: Where | None = None, allow_leakage: bool = False
+    manifest: Manifest,
+    task: Task,
+    *,
+    where: Where | None = None,
+    allow_leakage: bool = False,
+    use_splits: bool = True,
 ) -> Cohort:
     """Select the clips that a task is asked of.
+
+    Parameters
+    ----------
+    use_splits : bool
+        Without, clips in no split are selected too, all stand in ``train``, and what must not stand in two splits
+        must not be of two patients, for the folds of a cross-validation to be made of.
 
     Raises
     ------
@@ -102,6 +113,9 @@ def build_cohort(
     selected = np.ones(len(manifest), dtype=np.bool_) if where is None else where.mask(manifest.table)
     splits = np.array(manifest.column("split"), dtype=object)
     in_split = np.isin(splits.astype(str), SPLITS)
+    if not use_splits:
+        splits[:] = "train"
+        in_split[:] = True
     labelled = np.array([label is not None for label in labels], dtype=np.bool_) & _counts_as_label(manifest, task)
     rows = np.flatnonzero(selected & in_split & labelled)
     known = [labels[row] for row in rows]
@@ -110,17 +124,18 @@ def build_cohort(
         task=task,
         rows=rows,
         clip_ids=np.array(manifest.clip_ids, dtype=object)[rows],
-        patients=np.array(_patients(manifest), dtype=object)[rows],
+        patients=np.array(patients_of(manifest), dtype=object)[rows],
         splits=splits[rows],
         labels=np.array(known, dtype=np.float64 if task.kind == "regression" else object),
         n_unlabelled=int((selected & in_split & ~labelled).sum()),
         n_without_split=int((selected & ~in_split).sum()),
         leakage="checked",
     )
-    return replace(cohort, leakage=_leakage(cohort, allow=allow_leakage))
+    return replace(cohort, leakage=_leakage(cohort, allow=allow_leakage, by_patient=not use_splits))
 
 
-def _patients(manifest: Manifest) -> Sequence[str]:
+def patients_of(manifest: Manifest) -> Sequence[str]:
+    """Return whose each clip is, in the manifest's order; a clip without a known patient is its own."""
     if manifest.patient_ids == "unknown":
         return [f"clip:{clip_id}" for clip_id in manifest.clip_ids]
     return manifest.patients
@@ -182,10 +197,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def _leakage(cohort: Cohort, *, allow: bool) -> str:
+def _leakage(cohort: Cohort, *, allow: bool, by_patient: bool) -> str:
     crossing = _in_two_splits(cohort.patients, cohort.splits)
     contents = np.array(cohort.column("sha256"), dtype=object)
-    copies = _in_two_splits(contents, cohort.splits)
+    copies = _in_two_splits(contents, cohort.patients if by_patient else cohort.splits)
     found = []
     if crossing:
         found.append(f"{len(crossing)} patients in two splits ({_listed(crossing)})")
@@ -193,7 +208,8 @@ def _leakage(cohort: Cohort, *, allow: bool) -> str:
         clips = [
             str(clip_id) for clip_id, content in zip(cohort.clip_ids, contents, strict=True) if content in copies
         ]
-        found.append(f"{len(copies)} identical contents in two splits (clips {_listed(clips)})")
+        parts = "of two patients" if by_patient else "in two splits"
+        found.append(f"{len(copies)} identical contents {parts} (clips {_listed(clips)})")
     if found and not allow:
         raise LeakageError(
             f"{cohort.dataset!r} has {' and '.join(found)}, which lets a probe see its test clips; "

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from evaltools.cohort import Cohort
 from evaltools.fitting import Targets, fit_and_predict
-from evaltools.metrics import METRICS, Floats
+from evaltools.metrics import METRICS, Codes, Floats
 from evaltools.protocols import EvalProtocol
 from evaltools.resample import Estimate, patient_codes
 
@@ -36,11 +36,21 @@ _CATEGORICAL = ("manufacturer", "model", "site")
 
 def mean_predictions(targets: Targets) -> Floats:
     """Return the training mean, or the class shares of train, for each test clip: (m,) or (m, K)."""
-    fitted = targets.values[np.concatenate([targets.train, targets.val])]
+    if not targets.folds:
+        means = _mean_of(targets, np.concatenate([targets.train, targets.val]))
+        return np.repeat(means[None], len(targets.test), axis=0)
+    means = np.empty((len(targets.test), *_mean_of(targets, targets.train).shape))
+    for fold in targets.folds:
+        rows = fold.repeat * len(targets.values) + fold.test
+        means[rows] = _mean_of(targets, np.concatenate([fold.train, fold.val]))
+    return means
+
+
+def _mean_of(targets: Targets, rows: Codes) -> Floats:
+    fitted = targets.values[rows]
     if targets.kind == "regression":
-        return np.full(len(targets.test), fitted.mean())
-    shares = np.bincount(fitted, minlength=len(targets.classes)) / len(fitted)
-    return np.tile(shares, (len(targets.test), 1))
+        return np.asarray(fitted.mean(), dtype=np.float64)
+    return np.bincount(fitted, minlength=len(targets.classes)) / len(fitted)
 
 
 def random_features(shape: tuple[int, int], *, seed: int) -> Floats:
@@ -135,14 +145,16 @@ def shuffled_control(
 
 def _shuffled_labels(targets: Targets, rng: np.random.Generator) -> npt.NDArray[Any]:
     values = targets.values.copy()
-    for rows in (np.concatenate([targets.train, targets.val]), targets.test):
+    together = np.concatenate([targets.train, targets.val])
+    for rows in (np.arange(len(values)),) if targets.folds else (together, targets.test):
         values[rows] = shuffle_by_patient(targets.values[rows], targets.patients[rows], rng)
     # A classifier needs every class in train, from which a rare one can get lost.
-    for lost in range(targets.n_known) if targets.classes else ():
-        train = values[targets.train]
-        if lost not in train:
-            commonest = np.flatnonzero(train == np.bincount(train).argmax())
-            values[targets.train[rng.choice(commonest)]] = lost
+    for fitted in targets.folds or (targets,):
+        for lost in range(targets.n_known) if targets.classes else ():
+            train = values[fitted.train]
+            if lost not in train:
+                commonest = np.flatnonzero(train == np.bincount(train).argmax())
+                values[fitted.train[rng.choice(commonest)]] = lost
     return values
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from embedstore.errors import MissingVectorsError, UnknownNameError, VectorError, did_you_mean
 from evaltools.cohort import Cohort
 from evaltools.metrics import Floats
+from evaltools.temporal import TemporalPool, frame_times, refuse_low_rate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +61,9 @@ class VectorSource(Protocol):
     @property
     def failures(self) -> pa.Table: ...
 
+    @property
+    def frame_index(self) -> pa.Table: ...
+
     def array(self, kind: str) -> VectorRows | None: ...
 
 
@@ -83,11 +87,14 @@ _FRAME_POOLS: Mapping[str, Callable[[Vectors, Rows, Rows], Floats]] = {
     "meanstd": _pool_meanstd,
     "max": _pool_max,
 }
+_TEMPORAL = "temporal"
+_OF_FRAMES = frozenset({*_FRAME_POOLS, _TEMPORAL})
 POOLS: Mapping[str, str] = {
     "clip": "the stored clip vector",
     "mean": "mean of the frame vectors",
     "meanstd": "mean and standard deviation of the frame vectors, side by side",
     "max": "largest value of each dimension over the frame vectors",
+    "temporal": "mean, deviation, extremes and slow cosine terms of the frame vectors over time in seconds",
 }
 
 
@@ -136,7 +143,7 @@ def locate(source: VectorSource, cohort: Cohort, *, pool: str) -> Located:
     MissingVectorsError
         Frames are to be pooled and the set holds none.
     """
-    if pool in _FRAME_POOLS and source.array("frames") is None:
+    if pool in _OF_FRAMES and source.array("frames") is None:
         raise MissingVectorsError(
             f"the set of {source.spec.title} on {source.dataset} holds no frame vectors to pool by {pool!r}; "
             "build it with frames, or use --pool clip"
@@ -144,7 +151,7 @@ def locate(source: VectorSource, cohort: Cohort, *, pool: str) -> Located:
     index = source.index
     row_of = {clip_id: row for row, clip_id in enumerate(index.column("clip_id").to_pylist())}
     content = index.column("content_sha256").to_pylist()
-    n_frames = index.column("n_frame_rows").to_pylist() if pool in _FRAME_POOLS else None
+    n_frames = index.column("n_frame_rows").to_pylist() if pool in _OF_FRAMES else None
     failed = dict(zip(*(source.failures.column(name).to_pylist() for name in ("clip_id", "reason")), strict=True))
     rows = np.full(len(cohort), -1, dtype=np.intp)
     reasons: dict[str, int] = {}
@@ -181,7 +188,7 @@ def refuse_missing(source: VectorSource, cohort: Cohort, located: Located) -> No
         )
 
 
-def pool_vectors(source: VectorSource, rows: Rows, *, pool: str) -> Floats:
+def pool_vectors(source: VectorSource, rows: Rows, *, pool: str, settings: Mapping[str, Any] | None = None) -> Floats:
     """Read and pool the vectors of clips.
 
     Parameters
@@ -190,6 +197,8 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str) -> Floats:
         Rows of the set's index, all with vectors.
     pool : str
         A name of `POOLS`.
+    settings : mapping, optional
+        Of the pooling; only `evaltools.temporal.TemporalPool` has some.
 
     Returns
     -------
@@ -200,8 +209,13 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str) -> Floats:
     VectorError
         A vector is not finite; the message names clips.
     """
-    if pool in _FRAME_POOLS:
-        pooled = _pooled_frames(source, rows, pool)
+    if pool == _TEMPORAL:
+        temporal, times = TemporalPool(**(settings or {})), frame_times(source)
+        refuse_low_rate(source, *_frame_rows(source, rows), min_hz=temporal.min_hz)
+        pooled = _pooled_frames(source, rows, lambda frames, at, *clips: temporal(frames, times[at], *clips))
+    elif pool in _FRAME_POOLS:
+        pool_frames = _FRAME_POOLS[pool]
+        pooled = _pooled_frames(source, rows, lambda frames, _, *clips: pool_frames(frames, *clips))
     else:
         pooled = np.asarray(source.clips[rows], dtype=np.float64)
     finite = np.isfinite(pooled).all(axis=1)
@@ -214,12 +228,20 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str) -> Floats:
     return pooled
 
 
-def _pooled_frames(source: VectorSource, rows: Rows, pool: str) -> Floats:
+def _frame_rows(source: VectorSource, rows: Rows) -> tuple[Rows, Rows]:
+    """Return the first frame row and the number of frame rows of clips, each (n,)."""
+    first, counts = (np.asarray(source.index.column(name).to_numpy())[rows] for name in ("frame_row", "n_frame_rows"))
+    return first.astype(np.intp), counts.astype(np.intp)
+
+
+def _pooled_frames(
+    source: VectorSource, rows: Rows, pool_block: Callable[[Vectors, Rows, Rows, Rows], Floats]
+) -> Floats:
+    """Pool block by block; ``pool_block`` gets frames, their rows, and the start and count of each clip."""
     frames = source.array("frames")
     if frames is None:
         raise MissingVectorsError(f"the set of {source.spec.title} on {source.dataset} holds no frame vectors")
-    first = np.asarray(source.index.column("frame_row").to_numpy())[rows].astype(np.intp)
-    counts = np.asarray(source.index.column("n_frame_rows").to_numpy())[rows].astype(np.intp)
+    first, counts = _frame_rows(source, rows)
     dims = frames.shape[1]
     most = max(int(_BLOCK_BYTES // (4 * dims)), 1)
     blocks, start = [], 0
@@ -228,7 +250,7 @@ def _pooled_frames(source: VectorSource, rows: Rows, pool: str) -> Floats:
         stop = start + max(int(np.searchsorted(reached, most, side="right")), 1)
         starts = np.concatenate([[0], np.cumsum(counts[start:stop])[:-1]])
         within = np.arange(counts[start:stop].sum()) - np.repeat(starts, counts[start:stop])
-        gathered = frames[np.repeat(first[start:stop], counts[start:stop]) + within]
-        blocks.append(_FRAME_POOLS[pool](gathered, starts, counts[start:stop]))
+        at = np.repeat(first[start:stop], counts[start:stop]) + within
+        blocks.append(pool_block(frames[at], at, starts, counts[start:stop]))
         start = stop
     return np.concatenate(blocks)

@@ -16,12 +16,30 @@ from evaltools.protocols import EvalProtocol
 from evaltools.protocols.base import one_blas_thread
 from evaltools.resample import Estimate, estimate_metrics, interval_refusal, patient_codes
 
-__all__ = ["Fitted", "Targets", "class_order", "fit_and_predict"]
+__all__ = ["Fitted", "Fold", "Targets", "class_order", "fit_and_predict"]
 
 
 # Multiplications of one Gram matrix, half a second on one core: below, one BLAS thread is as quick where cores are
 # free and several times quicker where they are not.
 _SMALL_PRODUCT = 2e10
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows of one fold of a cross-validation.
+
+    Attributes
+    ----------
+    repeat : int
+        Which repeat it is of.
+    train, val, test : (m,) int
+        Rows fitted on, chosen by, predicted.
+    """
+
+    repeat: int
+    train: Codes
+    val: Codes
+    test: Codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +57,10 @@ class Targets:
         How many of them stand in train: the others are never predicted.
     patients : (n,) object
     train, val, test : (m,) int
-        Rows of each split; validation rows of a class that is not in train are left out.
+        Rows of each split; validation rows of a class that is not in train are left out. With folds ``train`` and
+        ``val`` are those of the first, and ``test`` is every row, once a repeat.
+    folds : tuple of Fold
+        Empty where the splits are used.
     """
 
     kind: Kind
@@ -50,6 +71,7 @@ class Targets:
     train: Codes
     val: Codes
     test: Codes
+    folds: tuple[Fold, ...] = ()
 
     @classmethod
     def of(cls, cohort: Cohort) -> Targets:
@@ -138,12 +160,24 @@ def fit_and_predict(
         The fit at the chosen setting did not converge.
     """
     y = targets.values if values is None else values
-    estimator = protocol.make()
-    is_small = X.size * min(X.shape) < _SMALL_PRODUCT
-    with one_blas_thread() if is_small else nullcontext():
-        estimator.fit(X[targets.train], y[targets.train], X_val=X[targets.val], y_val=y[targets.val])
-        predictions = estimator.predict_scored(X[targets.test])
+    if targets.folds:
+        fits = [_fit(protocol, X, y, fold, targets.kind) for fold in targets.folds]
+        predictions = np.empty((len(targets.test), *fits[0].predictions.shape[1:]))
+        for fold, fit in zip(targets.folds, fits, strict=True):
+            predictions[fold.repeat * len(X) + fold.test] = fit.predictions
+        return Fitted(predictions, {"folds": [dict(fit.chosen) for fit in fits]})
+    fitted = _fit(protocol, X, y, targets, targets.kind)
+    predictions = fitted.predictions
     if targets.kind == "classification":  # classes that train lacks are never predicted
         shape = (*predictions.shape[:-1], len(targets.classes) - targets.n_known)
         predictions = np.concatenate([predictions, np.zeros(shape)], axis=-1)
+    return Fitted(predictions, fitted.chosen)
+
+
+def _fit(protocol: EvalProtocol, X: Floats, y: npt.NDArray[Any], rows: Fold | Targets, kind: Kind) -> Fitted:
+    estimator = protocol.make(kind)
+    is_small = X.size * min(X.shape) < _SMALL_PRODUCT
+    with one_blas_thread() if is_small else nullcontext():
+        estimator.fit(X[rows.train], y[rows.train], X_val=X[rows.val], y_val=y[rows.val])
+        predictions = estimator.predict_scored(X[rows.test])
     return Fitted(predictions, estimator.chosen())

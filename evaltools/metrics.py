@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 __all__ = [
     "METRICS",
+    "RANKED",
     "ClassificationScorer",
     "Metric",
     "RegressionScorer",
@@ -74,6 +75,9 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+RANKED = frozenset({"spearman", "auroc", "auprc"})  # those that need the order of predictions, not their sums
+
+
 def metric_names(kind: Kind) -> tuple[str, ...]:
     """Return the names of the metrics of one kind, in the order of tables."""
     return tuple(name for name, metric in METRICS.items() if metric.kind == kind)
@@ -125,23 +129,31 @@ class RegressionScorer:
         error = y_pred - y_true
         self._y, self._p = _centred(y_true), _centred(y_pred)
         columns = (np.ones_like(error), np.abs(error), error**2, self._y, self._y**2, self._p, self._p**2)
-        self._sums = _patient_sums((*columns, self._y * self._p), patients, self.n_patients)
+        self.patient_sums = _patient_sums((*columns, self._y * self._p), patients, self.n_patients)
         self._sorted_y, self._sorted_p = _Sorted(self._y), _Sorted(self._p)
 
-    def __call__(self, counts: Floats) -> dict[str, Floats]:
-        """Return each metric for each row of ``counts`` (B, P) as an array (B,)."""
-        n, absolute, squared, y, yy, p, pp, yp = (counts @ self._sums).T
+    def __call__(self, counts: Floats, *, ranked: bool = True) -> dict[str, Floats]:
+        """Return each metric for each row of ``counts`` (B, P) as an array (B,).
+
+        ``ranked=False`` leaves out Spearman, the slow one.
+        """
+        scores = self.of_sums(counts @ self.patient_sums)
+        if ranked:
+            scores["spearman"] = _by_slices(counts, len(self.patients), self._spearman)
+        return scores
+
+    def of_sums(self, sums: Floats) -> dict[str, Floats]:
+        """Return the metrics that need no ranks from sums of `patient_sums` (B, S)."""
+        n, absolute, squared, y, yy, p, pp, yp = sums.T
         with np.errstate(divide="ignore", invalid="ignore"):
             spread_y, spread_p = _spread(n, y, yy), _spread(n, p, pp)
             pearson = (yp - y * p / n) / np.sqrt(spread_y * spread_p)
-            scores = {
+            return {
                 "mae": absolute / n,
                 "rmse": np.sqrt(squared / n),
                 "r2": 1.0 - squared / spread_y,
                 "pearson": np.clip(pearson, -1.0, 1.0),
             }
-        scores["spearman"] = _by_slices(counts, len(self.patients), self._spearman)
-        return scores
 
     def _spearman(self, counts: Floats) -> Floats:
         weights = counts[:, self.patients]
@@ -202,23 +214,31 @@ class ClassificationScorer:
         pairs = y_true * self.n_classes + probabilities.argmax(axis=1)
         shape = (self.n_patients, self.n_classes**2)
         cells = patients * self.n_classes**2 + pairs
-        self._confusion = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+        self.patient_sums = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
         occurring = [1] if self.n_classes == 2 else sorted(set(y_true.tolist()))
         self._versus_rest = [(_Sorted(probabilities[:, k]), y_true == k) for k in occurring]
 
-    def __call__(self, counts: Floats) -> dict[str, Floats]:
-        """Return each metric for each row of ``counts`` (B, P) as an array (B,)."""
-        confusion = (counts @ self._confusion).reshape(len(counts), self.n_classes, self.n_classes)
+    def __call__(self, counts: Floats, *, ranked: bool = True) -> dict[str, Floats]:
+        """Return each metric for each row of ``counts`` (B, P) as an array (B,).
+
+        ``ranked=False`` leaves out AUROC and AUPRC, the slow ones.
+        """
+        scores = self.of_sums(counts @ self.patient_sums)
+        if ranked:
+            scores["auroc"], scores["auprc"] = _by_slices(counts, len(self.patients), self._ranked).T
+        return scores
+
+    def of_sums(self, sums: Floats) -> dict[str, Floats]:
+        """Return the metrics that need no ranks from sums of `patient_sums` (B, K^2)."""
+        confusion = sums.reshape(len(sums), self.n_classes, self.n_classes)
         right = np.einsum("bkk->bk", confusion)
         occurring, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            scores = {
+            return {
                 "accuracy": right.sum(axis=1) / occurring.sum(axis=1),
                 "balanced_accuracy": _mean_known(right / occurring),
                 "f1_macro": _mean_known(2 * right / (occurring + predicted)),
             }
-        scores["auroc"], scores["auprc"] = _by_slices(counts, len(self.patients), self._ranked).T
-        return scores
 
     def _ranked(self, counts: Floats) -> Floats:
         """AUROC and AUPRC, (B, 2)."""

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from embedstore import Manifest, Store
+from embedstore.errors import UnknownNameError
 from embedstore.where import parse_where
 from evaltools.cohort import NotRunnableError, build_cohort, require_runnable
-from evaltools.features import VectorSource, locate, refuse_missing, require_pool
-from evaltools.protocols import get_protocol
+from evaltools.features import Located, VectorSource, locate, refuse_missing, require_pool
+from evaltools.protocols import EvalProtocol, get_protocol
 from evaltools.result import Result
 from evaltools.score_table import ProbeOptions, ScoreTable
 from evaltools.selection import runnable_manifests, sets_of
 from evaltools.task import Task, get_task
 
-__all__ = ["ProbeOptions", "probe", "probe_all", "probe_manifest"]
+__all__ = ["ProbeOptions", "asked_protocol", "probe", "probe_all", "probe_manifest", "score_table"]
 
 
 def probe(
@@ -122,13 +123,47 @@ def probe_manifest(
     UnknownNameError, ContentError
         As `probe`.
     """
-    protocol = get_protocol(options.protocol or task.protocol, kind=task.kind)
+    table, rows = score_table(sources, manifest, task=task, options=options)
+    return [table.result(source, pool, located) for source, pool, located in rows]
+
+
+def asked_protocol(task: Task, options: ProbeOptions) -> tuple[EvalProtocol, list[str]]:
+    """Return the protocol of the options, the task's primary one without, and the poolings.
+
+    Raises
+    ------
+    UnknownNameError
+        A protocol, setting or pooling is not known, or the protocol has a pooling of its own and another is asked.
+    """
+    protocol = get_protocol(options.protocol or task.protocol, kind=task.kind, settings=options.settings)
     pools = [require_pool(pool) for pool in dict.fromkeys(options.pools)]
+    if protocol.pool is None:
+        return protocol, pools
+    if pools not in ([protocol.pool], list(ProbeOptions().pools)):
+        raise UnknownNameError(
+            f"protocol {protocol.name!r} pools by {protocol.pool!r}, not by {', '.join(pools)}; leave --pool out"
+        )
+    return protocol, [protocol.pool]
+
+
+def score_table(
+    sources: Sequence[VectorSource], manifest: Manifest, *, task: Task, options: ProbeOptions
+) -> tuple[ScoreTable, list[tuple[VectorSource, str, Located]]]:
+    """Return the table of the clips that all sets have, and its rows: set, pooling, where the vectors stand.
+
+    Raises
+    ------
+    UnknownNameError, ContentError
+        As `probe`.
+    """
+    protocol, pools = asked_protocol(task, options)
     where = None if options.where is None else parse_where(options.where)
-    cohort = build_cohort(manifest, task, where=where, allow_leakage=options.allow_leakage)
+    is_cv = options.cv is not None
+    cohort = build_cohort(manifest, task, where=where, allow_leakage=options.allow_leakage, use_splits=not is_cv)
     for column in options.by:
         manifest.column(column)
-    require_runnable(cohort)
+    if not is_cv:
+        require_runnable(cohort)
     rows = [(source, pool, locate(source, cohort, pool=pool)) for source in sources for pool in pools]
     common = np.ones(len(cohort), dtype=np.bool_)
     for source, _, located in rows:
@@ -136,5 +171,6 @@ def probe_manifest(
             refuse_missing(source, cohort, located)
         common &= located.present
     table = ScoreTable(cohort, cohort.take(common), common, protocol, options)
-    require_runnable(table.scored)
-    return [table.result(source, pool, located) for source, pool, located in rows]
+    if not is_cv:
+        require_runnable(table.scored)
+    return table, rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,8 @@ class Predictions:
     probabilities : (m, K) float64 or None
         Class probabilities in the order of `classes`.
     classes : tuple of str
+    repeats : (m,) int or None
+        Repeat of a cross-validation that each row is of; None where the split's test clips were scored.
     """
 
     clip_ids: npt.NDArray[Any]
@@ -114,6 +116,7 @@ class Predictions:
     y_pred: npt.NDArray[Any]
     probabilities: Floats | None = None
     classes: tuple[str, ...] = ()
+    repeats: npt.NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -154,7 +157,14 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The numbers of one encoder, pooling and protocol on one task and data set."""
+    """The numbers of one encoder, pooling and protocol on one task and data set.
+
+    Attributes
+    ----------
+    axis : mapping
+        Keys of the JSON form that tell the result apart: ``fraction`` and ``repeat`` on a curve, ``train_dataset`` in
+        a transfer.
+    """
 
     task: Task
     dataset: str
@@ -174,6 +184,7 @@ class Result:
     draws: int
     provenance: Provenance
     predictions: Predictions
+    axis: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -191,6 +202,9 @@ class Result:
         parts = [self.task.name, self.dataset, self.title, self.pool, self.protocol]
         if self.provenance.where is not None:
             parts.append(f"where-{digest_json(self.provenance.where)[:8]}")
+        parts += [
+            f"{key}-{value:g}" if isinstance(value, float) else f"{key}-{value}" for key, value in self.axis.items()
+        ]
         return "__".join(file_name(part) for part in parts)
 
     def to_dict(self, *, predictions: Path | None = None) -> dict[str, Any]:
@@ -240,4 +254,5 @@ class Result:
             "task_digest": known.task,
             "protocol_digest": known.protocol,
             "versions": software_versions(),
+            **self.axis,
         }

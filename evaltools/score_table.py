@@ -14,6 +14,7 @@ from embedstore.errors import UnknownNameError
 from embedstore.identity import derive_seed
 from evaltools.cohort import Cohort
 from evaltools.controls import Shuffled, mean_predictions, metadata_features, random_features, shuffled_control
+from evaltools.cross_validation import cross_targets, parse_cv
 from evaltools.features import Located, VectorSource, pool_vectors
 from evaltools.fitting import Fitted, Targets, class_order, fit_and_predict
 from evaltools.metrics import Floats
@@ -47,6 +48,14 @@ class ProbeOptions:
         Bootstrap draws.
     allow_missing, allow_leakage : bool
         Score what has vectors; mark leakage instead of refusing.
+    settings : tuple of str
+        ``KEY=VALUE`` of the protocol, which stand in its name then.
+    cv : str or None
+        ``K`` or ``KxR``: R times K folds of patients in place of the splits.
+    controls : bool
+        Whether to run the controls.
+    n_shuffles : int or None
+        Label permutations of the shuffled control; the protocol's number without.
     """
 
     protocol: str | None = None
@@ -57,6 +66,10 @@ class ProbeOptions:
     draws: int = DEFAULT_DRAWS
     allow_missing: bool = False
     allow_leakage: bool = False
+    settings: tuple[str, ...] = ()
+    cv: str | None = None
+    controls: bool = True
+    n_shuffles: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +96,10 @@ class ScoreTable:
 
     @cached_property
     def targets(self) -> Targets:
-        """Labels and splits of the scored clips."""
-        return Targets.of(self.scored)
+        """Labels of the scored clips, and their splits or folds."""
+        if self.options.cv is None:
+            return Targets.of(self.scored)
+        return cross_targets(self.scored, parse_cv(self.options.cv), seed=self.seed("cv", self.options.cv))
 
     def seed(self, *purpose: str | int) -> int:
         """Return the seed of a purpose: of this data set and task, whatever else is evaluated."""
@@ -104,8 +119,10 @@ class ScoreTable:
             "metadata": self.estimates(metadata.predictions),
         }
 
-    def controls(self, X: Floats, shuffled: Shuffled) -> dict[str, dict[str, Estimate]]:
-        """All controls of one row, in the order of `CONTROLS`."""
+    def controls(self, X: Floats, shuffled: Shuffled | None) -> dict[str, dict[str, Estimate]]:
+        """All controls of one row, in the order of `CONTROLS`; none where none were asked for."""
+        if shuffled is None:
+            return {}
         noise = random_features(X.shape, seed=self.seed("random", X.shape[1]))
         return {
             "mean": self.shared_controls["mean"],
@@ -114,20 +131,32 @@ class ScoreTable:
             "metadata": self.shared_controls["metadata"],
         }
 
+    def features(self, source: VectorSource, pool: str, located: Located) -> Floats:
+        """Read the pooled vectors (n, D) of the scored clips."""
+        return pool_vectors(source, located.rows[self.common], pool=pool, settings=self.protocol.pool_settings)
+
     def result(self, source: VectorSource, pool: str, located: Located) -> Result:
         """Fit and score one set of vectors, pooled in one way."""
-        X = pool_vectors(source, located.rows[self.common], pool=pool)
+        return self.score(self.features(source, pool, located), source, pool, located)
+
+    def score(
+        self,
+        X: Floats,
+        source: VectorSource,
+        pool: str,
+        located: Located,
+        axis: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Fit and score features (n, D) of the scored clips.
+
+        Parameters
+        ----------
+        axis : mapping, optional
+            Keys that tell the result apart on a curve or in a transfer, see `Result.axis`.
+        """
         fitted = fit_and_predict(self.protocol, X, self.targets)
         metrics = self.estimates(fitted.predictions)
-        main_metric = self.scored.task.main_metric
-        shuffled = shuffled_control(
-            self.protocol,
-            X,
-            self.targets,
-            observed=metrics[main_metric],
-            main_metric=main_metric,
-            seed=self.seed(self.protocol.name, "shuffled"),
-        )
+        shuffled = self._shuffled(X, metrics) if self.options.controls else None
         return Result(
             task=self.scored.task,
             dataset=self.scored.dataset,
@@ -138,8 +167,8 @@ class ScoreTable:
             dim=X.shape[1],
             metrics=metrics,
             controls=self.controls(X, shuffled),
-            n_shuffles=shuffled.n,
-            p_shuffled=shuffled.p,
+            n_shuffles=0 if shuffled is None else shuffled.n,
+            p_shuffled=None if shuffled is None else shuffled.p,
             groups={column: self._groups(column, fitted.predictions) for column in self.options.by},
             counts=self._counts(located),
             chosen=fitted.chosen,
@@ -147,6 +176,18 @@ class ScoreTable:
             draws=self.options.draws,
             provenance=self._provenance(source, fitted),
             predictions=self._predictions(fitted.predictions),
+            axis=dict(axis or {}),
+        )
+
+    def _shuffled(self, X: Floats, metrics: Mapping[str, Estimate]) -> Shuffled:
+        main_metric = self.scored.task.main_metric
+        return shuffled_control(
+            self.protocol if self.options.n_shuffles is None else self.protocol.shuffled(self.options.n_shuffles),
+            X,
+            self.targets,
+            observed=metrics[main_metric],
+            main_metric=main_metric,
+            seed=self.seed(self.protocol.name, "shuffled"),
         )
 
     def _groups(self, column: str, predictions: Floats) -> Mapping[str, GroupScores]:
@@ -174,9 +215,10 @@ class ScoreTable:
 
     def _counts(self, located: Located) -> Counts:
         targets = self.targets
+        is_expected = np.ones(len(self.asked), np.bool_) if targets.folds else self.asked.in_split("test")
         return Counts(
-            n_expected=int(self.asked.in_split("test").sum()),
-            n_scored=len(targets.test),
+            n_expected=int(is_expected.sum()),
+            n_scored=len(set(targets.test.tolist())),
             n_patients=len(set(targets.patients[targets.test])),
             n_train=len(targets.train),
             n_val=len(targets.val),
@@ -196,7 +238,7 @@ class ScoreTable:
             annotations=manifest.annotations_digest,
             task=self.scored.task.digest,
             protocol=self.protocol.digest,
-            split_rule=manifest.split_rule,
+            split_rule=f"{self.options.cv} folds of patients" if self.targets.folds else manifest.split_rule,
             leakage=self.scored.leakage,
             synthetic=manifest.dataset.synthetic,
             where=self.options.where,
@@ -214,6 +256,11 @@ class ScoreTable:
                 notes.append(
                     f"{outside} labels lie outside the plausible {low:g} to {high:g} {task.unit or ''}".rstrip()
                 )
+        if targets.folds:
+            notes.append(
+                f"{self.options.cv} cross-validation over patients, out-of-fold predictions pooled; counts of train "
+                "and val are those of the first fold"
+            )
         late = targets.classes[targets.n_known :]
         if late:
             wrong = int((targets.values[targets.test] >= targets.n_known).sum())
@@ -223,6 +270,8 @@ class ScoreTable:
     def _predictions(self, predictions: Floats) -> Predictions:
         test, targets = self.targets.test, self.targets
         who: dict[str, Any] = {"clip_ids": self.scored.clip_ids[test], "patients": targets.patients[test]}
+        if targets.folds:
+            who["repeats"] = np.repeat(np.arange(len(test) // len(self.scored)), len(self.scored))
         y_true = self.scored.labels[test]
         if targets.kind == "regression":
             return Predictions(**who, y_true=y_true, y_pred=predictions)
@@ -239,4 +288,8 @@ def _group_name(value: Any) -> str:
 
 
 def _choice_notes(fitted: Fitted) -> tuple[str, ...]:
-    return ("validation chose an end of the grid of penalties",) if fitted.chosen.get("at_edge") else ()
+    notes = ["validation chose an end of the grid of penalties"] if fitted.chosen.get("at_edge") else []
+    if fitted.chosen.get("converged") is False:
+        norm = fitted.chosen["gradient_norm"]
+        notes.append(f"the published setting stops before it has converged (gradient norm {norm:.1e})")
+    return tuple(notes)

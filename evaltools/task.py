@@ -77,7 +77,7 @@ class Task(BaseModel):
             raise ValueError(f"metric {strange[0]!r} is none of {', '.join(metric_names(self.kind))}")
         if self.main_metric not in self.metrics:
             raise ValueError(f"main_metric {self.main_metric!r} is not among metrics")
-        if self.protocol not in PROTOCOLS or PROTOCOLS[self.protocol].kind != self.kind:
+        if self.protocol not in PROTOCOLS or self.kind not in PROTOCOLS[self.protocol].kinds:
             raise ValueError(f"protocol {self.protocol!r} is no {self.kind} protocol")
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -43,21 +44,33 @@ def tasks(context: click.Context, store_path: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar="[NAME|FILE.yaml]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, repeatable.")
 @json_option
 @debug_option
-def protocols(name: str | None, as_json: bool) -> None:
+def protocols(name: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """List the protocols, or show one with its full settings and digest.
 
     Example: evaltools protocols ridge
     """
+    from evaltools.knn import KNN_PROTOCOLS
     from evaltools.protocols import PROTOCOLS, get_protocol
 
-    shown = [get_protocol(name)] if name else list(PROTOCOLS.values())
+    if settings and name is None:
+        raise click.UsageError("--set changes a protocol, and none is named")
+    shown: list[Any]
+    if name is not None and name in KNN_PROTOCOLS and not settings:
+        shown = [KNN_PROTOCOLS[name]]
+    else:
+        everything = [*PROTOCOLS.values(), *KNN_PROTOCOLS.values()]
+        shown = [get_protocol(name, settings=settings)] if name else everything
     if as_json:
         emit_json({"protocols": [protocol.to_dict() for protocol in shown]})
         return
     for protocol in shown:
-        say(f"{protocol.name} ({protocol.kind}, {protocol.digest[:12]}): {protocol.summary}")
+        say(f"{protocol.name} ({', '.join(protocol.kinds)}; {protocol.digest[:12]}): {protocol.summary}")
         if name:
+            say(f"from {protocol.source or 'a file'}; digest {protocol.digest}")
+            for difference in protocol.differences:
+                say(f"differs: {difference}")
             say(json.dumps(protocol.settings, indent=2))

@@ -13,6 +13,18 @@ _COMMANDS = {
     "tasks": ("evaltools.cli.listing:tasks", "List the tasks and what the store can answer now."),
     "protocols": ("evaltools.cli.listing:protocols", "List the protocols, or show one with its full settings."),
     "probe": ("evaltools.cli.probe:probe", "Fit a simple model on stored vectors and score it, with controls."),
+    "knn": ("evaltools.cli.knn:knn", "Score stored vectors by the nearest clips of other patients."),
+    "retrieve": (
+        "evaltools.cli.retrieve:retrieve",
+        "Score what nearest clips have in common, or print them for one query.",
+    ),
+    "align": ("evaltools.cli.align:align", "Compare encoders pair by pair on the same clips: CKA, neighbours, CCA."),
+    "curve": ("evaltools.cli.curve:curve", "Score with growing parts of the training patients."),
+    "transfer": ("evaltools.cli.transfer:transfer", "Fit on one data set, test on another."),
+    "compare": (
+        "evaltools.cli.compare:compare",
+        "Compare encoders on the same clips: difference, interval, p, ranks.",
+    ),
 }
 
 

@@ -8,9 +8,16 @@ from typing import Any
 
 import click
 
-__all__ = ["probe_options_of", "scoring_options", "selection_options"]
+__all__ = [
+    "cv_options",
+    "fitting_options",
+    "probe_options_of",
+    "scoring_options",
+    "selection_options",
+    "task_options",
+]
 
-_SELECTION = (
+_TASKS = (
     click.option("--task", "tasks", multiple=True, metavar="NAME|FILE.yaml",
                  help="Task, repeatable; without, every task that the store has labels for."),
     click.option("--label", "labels", multiple=True, metavar="COLUMN",
@@ -19,20 +26,34 @@ _SELECTION = (
                  help="What --label is, where its values cannot tell."),
     click.option("--dataset", "datasets", multiple=True, metavar="NAME|FILE.parquet",
                  help="Data set or manifest file, repeatable; without, all that have the label and vectors."),
+)  # fmt: skip
+_ENCODERS = (
     click.option("--encoder", "encoders", multiple=True, metavar="NAME[@VARIANT]",
                  help="Encoder, repeatable; without, all that the store has."),
 )  # fmt: skip
-_SCORING = (
-    click.option("--protocol", metavar="NAME", help="Protocol; without, the task's primary one."),
+_FITTING = (
+    click.option("--protocol", metavar="NAME|FILE.yaml", help="Protocol; without, the task's primary one."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                 help="Change a setting of the protocol, which its name then shows; repeatable."),
+    click.option("--search", type=click.Choice(["full", "peak"]),
+                 help="How clip-logreg looks for C: the whole grid, or by climbing to a peak."),
     click.option("--pool", "pools", multiple=True, default=("clip",), show_default=True, metavar="NAME",
-                 help="Clip vectors, or frame vectors pooled by mean, meanstd or max; repeatable."),
+                 help="Clip vectors, or frame vectors pooled by mean, meanstd, max or temporal; repeatable."),
     click.option("--where", metavar="EXPR", help="These clips only, e.g. \"view in (A4C, A2C) and fps >= 30\"."),
-    click.option("--by", multiple=True, metavar="COLUMN", help="Metrics of each group of a column, repeatable."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of draws and permutations."),
     click.option("--bootstrap", "draws", type=click.IntRange(0, 1_000_000), default=2000, show_default=True,
                  help="Patient bootstrap draws; 0 for no intervals."),
     click.option("--allow-missing", is_flag=True, help="Score the clips that have vectors."),
     click.option("--allow-leakage", is_flag=True, help="Go on with a patient in two splits, and mark the result."),
+)  # fmt: skip
+_GROUPS = (
+    click.option("--by", multiple=True, metavar="COLUMN", help="Metrics of each group of a column, repeatable."),
+)  # fmt: skip
+_FOLDS = (
+    click.option("--cv", metavar="K[xR]",
+                 help="K folds of patients, R times, in place of the splits; tuning is nested in each."),
+)  # fmt: skip
+_OUT = (
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write results, predictions and figures there."),
 )  # fmt: skip
@@ -47,8 +68,11 @@ def _with(options: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., An
     return decorate
 
 
-selection_options = _with(_SELECTION)
-scoring_options = _with(_SCORING)
+task_options = _with(_TASKS)
+selection_options = _with((*_TASKS, *_ENCODERS))
+fitting_options = _with(_FITTING)
+scoring_options = _with((*_FITTING, *_GROUPS, *_OUT))
+cv_options = _with(_FOLDS)
 
 
 def probe_options_of(given: Mapping[str, Any]) -> Any:
@@ -56,4 +80,11 @@ def probe_options_of(given: Mapping[str, Any]) -> Any:
     from evaltools.score_table import ProbeOptions
 
     names = ("protocol", "where", "seed", "draws", "allow_missing", "allow_leakage")
-    return ProbeOptions(pools=tuple(given["pools"]), by=tuple(given["by"]), **{name: given[name] for name in names})
+    search = () if given["search"] is None else (f"search={given['search']}",)
+    return ProbeOptions(
+        pools=tuple(given["pools"]),
+        by=tuple(given.get("by", ())),
+        cv=given.get("cv"),
+        settings=(*given["settings"], *search),
+        **{name: given[name] for name in names},
+    )

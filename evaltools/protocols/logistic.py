@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from embedstore.errors import ContentError
 from evaltools.metrics import Codes, Floats
-from evaltools.protocols.base import Probe, Standardiser, one_blas_thread
+from evaltools.protocols.base import SCALE_FLOOR, Probe, Standardiser, one_blas_thread
+from evaltools.protocols.peak import climb, peak_grid
 
-__all__ = ["C_GRID", "LogisticPath"]
+__all__ = ["C_GRID", "Axes", "LogisticPath", "log_softmax", "logits_of"]
 
 C_GRID: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.linspace(-6, 3, 19))
 _CORRECTIONS = 20  # pairs that L-BFGS remembers
@@ -27,15 +28,16 @@ _RANK = 1e-12  # principal axes below this share of the largest eigenvalue are r
 
 
 @dataclass(frozen=True)
-class _Axes:
-    """Standardised rows (n, R) on the principal axes of their own row space."""
+class Axes:
+    """Features (n, R) on the principal axes of their own row space."""
 
     rows: Floats
     basis: Floats  # (D, R), orthonormal columns
     eigenvalues: Floats  # (R,), squared singular values
 
     @classmethod
-    def of(cls, features: Floats) -> _Axes:
+    def of(cls, features: Floats) -> Axes:
+        """Rotate features (n, D)."""
         wide = features.shape[0] <= features.shape[1]
         eigenvalues, vectors = np.linalg.eigh(features @ features.T if wide else features.T @ features)
         kept = eigenvalues > _RANK * max(eigenvalues[-1], 1e-300)
@@ -51,13 +53,16 @@ class _Fit:
     iterations: int
 
 
+_Tried = list[dict[int, tuple[_Fit, int]]]  # a target: position of C -> the fit, and the target's place in it
+
+
 class LogisticPath(Probe):
     """Logistic regression whose C is chosen on validation rows.
 
     Features are standardised on train. Minimises ``C * sum(cross entropy) + 0.5 * ||W||^2`` with free intercepts;
     two classes have one weight vector, as in scikit-learn's ``LogisticRegression(C)``. The C of least validation
-    cross entropy wins, the smaller at a tie; the path ends early once the loss has only risen; the refit is on train
-    and validation together.
+    cross entropy (or error rate) wins, the smaller at a tie; the path ends early once it has only risen; the refit is
+    on train and validation together.
 
     Parameters
     ----------
@@ -69,6 +74,15 @@ class LogisticPath(Probe):
         L-BFGS iterations a fit.
     tolerance : float
         A fit has converged when no entry of the gradient of the mean loss, in the scaled coordinates, is larger.
+    standardise : bool
+        Divide by the deviation of train.
+    choose_by : {"loss", "accuracy"}
+        What of the validation rows decides.
+    search : {"full", "peak"}
+        Try every C, or climb to a peak: on the 8-a-decade grid between the ends of ``Cs`` every second decade first,
+        then around the best in steps of 8, 4, 2 and 1.
+    strict : bool
+        Whether a fit that has not converged is an error; without, `chosen` says so.
 
     Attributes
     ----------
@@ -83,12 +97,25 @@ class LogisticPath(Probe):
     """
 
     def __init__(
-        self, *, Cs: Sequence[float] = C_GRID, patience: int = 4, max_iter: int = 2000, tolerance: float = 1e-7
+        self,
+        *,
+        Cs: Sequence[float] = C_GRID,
+        patience: int = 4,
+        max_iter: int = 2000,
+        tolerance: float = 1e-7,
+        standardise: bool = True,
+        choose_by: str = "loss",
+        search: str = "full",
+        strict: bool = True,
     ) -> None:
         self.Cs = Cs
         self.patience = patience
         self.max_iter = max_iter
         self.tolerance = tolerance
+        self.standardise = standardise
+        self.choose_by = choose_by
+        self.search = search
+        self.strict = strict
 
     def fit(self, X: Floats, y: npt.NDArray[Any], *, X_val: Floats, y_val: npt.NDArray[Any]) -> Self:
         """Choose C and fit.
@@ -107,19 +134,49 @@ class LogisticPath(Probe):
         """
         self._single = y.ndim == 1
         targets, targets_val = y.reshape(len(y), -1), y_val.reshape(len(y_val), -1)
-        self._standardise = Standardiser.of(np.asarray(X, dtype=np.float64))
+        self._standardise = self._scaling(np.asarray(X, dtype=np.float64))
         train, val = self._standardise(X), self._standardise(X_val)
         self.n_classes_ = int(targets.max()) + 1
-        self.Cs_ = np.sort(np.asarray(self.Cs, dtype=np.float64))
-        path = self._path(_Axes.of(train), targets, val, targets_val)
+        if self.search == "peak":
+            self.Cs_ = peak_grid(min(self.Cs), max(self.Cs))
+            path = self._climb(Axes.of(train), targets, val, targets_val)
+        else:
+            self.Cs_ = np.sort(np.asarray(self.Cs, dtype=np.float64))
+            path = self._path(Axes.of(train), targets, val, targets_val)
         best = self.validation_loss_.argmin(axis=0)
         self.C_ = self.Cs_[best]
         for target, position in enumerate(best):
-            self._refuse_unconverged(path[position], target, C=self.C_[target])
+            fit, at = path[target][position]
+            self._refuse_unconverged(fit, at, C=self.C_[target])
         self._refit(np.concatenate([train, val]), np.concatenate([targets, targets_val]))
         return self
 
-    def _path(self, axes: _Axes, targets: Codes, val: Floats, targets_val: Codes) -> list[_Fit]:
+    def _scaling(self, X: Floats) -> Standardiser:
+        return Standardiser.of(X) if self.standardise else Standardiser(X.mean(axis=0), np.ones(X.shape[1]))
+
+    def _validate(self, seen: Floats, fit: _Fit, targets_val: Codes) -> Floats:
+        log_probabilities = log_softmax(logits_of(seen, fit.weights[:-1], fit.weights[-1]))
+        if self.choose_by == "accuracy":
+            return np.asarray((log_probabilities.argmax(axis=2) != targets_val).mean(axis=0))
+        return np.asarray(-np.take_along_axis(log_probabilities, targets_val[:, :, None], axis=2).mean(axis=(0, 2)))
+
+    def _climb(self, axes: Axes, targets: Codes, val: Floats, targets_val: Codes) -> _Tried:
+        seen, tried = val @ axes.basis, []
+        self.validation_loss_ = np.full((len(self.Cs_), targets.shape[1]), np.inf)
+        for target in range(targets.shape[1]):
+            fits: dict[int, tuple[_Fit, int]] = {}
+
+            def losses(position: int, own: int = target, fits: dict[int, tuple[_Fit, int]] = fits) -> float:
+                fit = self._minimise(axes, targets[:, [own]], C=self.Cs_[position], start=None)
+                fits[position] = fit, 0
+                return float(self._validate(seen, fit, targets_val[:, [own]])[0])
+
+            for position, loss in climb(losses, len(self.Cs_)).items():
+                self.validation_loss_[position, target] = loss
+            tried.append(fits)
+        return tried
+
+    def _path(self, axes: Axes, targets: Codes, val: Floats, targets_val: Codes) -> _Tried:
         seen, start, path = val @ axes.basis, None, []
         losses = np.full((len(self.Cs_), targets.shape[1]), np.inf)
         goes_on = np.ones(targets.shape[1], dtype=np.bool_)
@@ -127,18 +184,21 @@ class LogisticPath(Probe):
             fit = self._minimise(axes, targets, C=C, start=start)
             start = fit.weights
             path.append(fit)
-            log_probabilities = _log_softmax(_logits(seen, fit.weights[:-1], fit.weights[-1]))
-            found = -np.take_along_axis(log_probabilities, targets_val[:, :, None], axis=2).mean(axis=(0, 2))
+            found = self._validate(seen, fit, targets_val)
             losses[position, goes_on] = found[goes_on]
             goes_on &= position - losses.argmin(axis=0) < self.patience
             if not goes_on.any():
                 break
         self.validation_loss_ = losses[: len(path)]
-        return path
+        return [{at: (fit, target) for at, fit in enumerate(path)} for target in range(targets.shape[1])]
+
+    def _row_weights(self, targets: Codes) -> Floats | None:
+        """Return the weight of every row for every target (n, T), None where all weigh one."""
+        return None
 
     def _refit(self, features: Floats, targets: Codes) -> None:
         offset = features.mean(axis=0)
-        axes = _Axes.of(features - offset)
+        axes = Axes.of(features - offset)
         n_targets = targets.shape[1]
         self.coef_ = np.empty((features.shape[1], n_targets, self.n_classes_))
         self.intercept_ = np.empty((n_targets, self.n_classes_))
@@ -154,7 +214,7 @@ class LogisticPath(Probe):
             self.n_iter_ = max(self.n_iter_, fit.iterations)
         self.intercept_ -= np.tensordot(offset, self.coef_, axes=1)
 
-    def _minimise(self, axes: _Axes, targets: Codes, *, C: float, start: Floats | None) -> _Fit:
+    def _minimise(self, axes: Axes, targets: Codes, *, C: float, start: Floats | None) -> _Fit:
         """Fit all targets at one C: their sum is one problem, whose parts do not touch each other."""
         from scipy.optimize import minimize
 
@@ -168,16 +228,18 @@ class LogisticPath(Probe):
         penalties[-1] = 0.0
         shape = (n_axes + 1, n_targets, classes - (classes == 2))
         truth = (targets[:, :, None] == np.arange(classes)).astype(np.float64)
+        weights_of_rows = self._row_weights(targets)
+        share = 1.0 / n if weights_of_rows is None else weights_of_rows[:, :, None] / n
 
         def objective(flat: Floats) -> tuple[float, Floats]:
             theta = flat.reshape(n_axes + 1, -1)
             logits = (rows @ theta).reshape(n, *shape[1:])
             if classes == 2:
                 logits = np.concatenate([np.zeros_like(logits), logits], axis=2)
-            log_probabilities = _log_softmax(logits)
+            log_probabilities = log_softmax(logits)
             shrunk = penalties * theta
-            loss = -np.vdot(truth, log_probabilities) / n + 0.5 * np.vdot(shrunk, theta)
-            residual = (np.exp(log_probabilities) - truth)[:, :, free].reshape(n, -1) / n
+            loss = -np.vdot(truth * share, log_probabilities) + 0.5 * np.vdot(shrunk, theta)
+            residual = ((np.exp(log_probabilities) - truth) * share)[:, :, free].reshape(n, -1)
             return float(loss), (rows.T @ residual + shrunk).ravel()
 
         begin = np.zeros(shape) if start is None else start[:, :, free] / scale[:, None, None]
@@ -191,7 +253,7 @@ class LogisticPath(Probe):
         return _Fit(weights, np.abs(found.jac.reshape(shape)).max(axis=(0, 2)), int(found.nit))
 
     def _refuse_unconverged(self, fit: _Fit, target: int, *, C: float) -> None:
-        if fit.gradient_norms[target] > self.tolerance:
+        if self.strict and fit.gradient_norms[target] > self.tolerance:
             raise ContentError(
                 f"logistic regression at the chosen C = {C:g} did not converge in {fit.iterations} iterations "
                 f"(gradient {fit.gradient_norms[target]:.1e}, wanted {self.tolerance:.0e}); use a smaller C or more "
@@ -200,7 +262,7 @@ class LogisticPath(Probe):
 
     def predict_proba(self, X: Floats) -> Floats:
         """Return class probabilities (m, K), or (m, T, K) where T targets were fitted."""
-        probabilities = np.exp(_log_softmax(_logits(self._standardise(X), self.coef_, self.intercept_)))
+        probabilities = np.exp(log_softmax(logits_of(self._standardise(X), self.coef_, self.intercept_)))
         return probabilities[:, 0] if self._single else probabilities
 
     def predict(self, X: Floats) -> Codes:
@@ -219,8 +281,12 @@ class LogisticPath(Probe):
             "penalty": "0.5 * squared norm of the weights, intercepts free",
             "max_iter": self.max_iter,
             "tolerance": self.tolerance,
-            "standardise": "train mean and deviation",
-            "choose_by": "validation cross entropy",
+            "standardise": f"train mean and deviation, at least {SCALE_FLOOR} of their median"
+            if self.standardise
+            else False,
+            "choose_by": f"validation {'cross entropy' if self.choose_by == 'loss' else self.choose_by}",
+            "search": self.search,
+            "strict": self.strict,
             "refit": "train+val",
         }
 
@@ -231,19 +297,20 @@ class LogisticPath(Probe):
             "C": C,
             "at_edge": C in (self.Cs_[0], self.Cs_[-1]),
             "tried": int(np.isfinite(self.validation_loss_[:, 0]).sum()),
-            "converged": True,
+            "converged": bool(self.gradient_norms_[0] <= self.tolerance),
             "gradient_norm": float(self.gradient_norms_[0]),
             "iterations": self.n_iter_,
         }
 
 
-def _logits(rows: Floats, weights: Floats, intercepts: Floats) -> Floats:
+def logits_of(rows: Floats, weights: Floats, intercepts: Floats) -> Floats:
     """Return (m, T, K) of rows (m, R), weights (R, T, K) and intercepts (T, K)."""
     logits: Floats = np.tensordot(rows, weights, axes=1) + intercepts
     return logits
 
 
-def _log_softmax(logits: Floats) -> Floats:
+def log_softmax(logits: Floats) -> Floats:
+    """Return log probabilities over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_probabilities: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return log_probabilities

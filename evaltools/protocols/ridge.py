@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaltools.metrics import Floats
-from evaltools.protocols.base import Probe, Standardiser
+from evaltools.protocols.base import SCALE_FLOOR, Probe, Standardiser
 
 __all__ = ["STRENGTHS", "RidgePath"]
 
@@ -117,7 +117,7 @@ class RidgePath(Probe):
             "method": "ridge regression, one eigendecomposition for all penalties",
             "strengths": sorted(float(strength) for strength in self.strengths),
             "strength_is": "per training row, on the squared norm of the coefficients",
-            "standardise": "train mean and deviation",
+            "standardise": f"train mean and deviation, at least {SCALE_FLOOR} of their median",
             "choose_by": "validation mean squared error",
             "refit": "train+val",
         }

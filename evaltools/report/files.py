@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from embedstore.files import replace_file, storage_errors
 from evaltools.report.figures import draw_result
 from evaltools.result import Predictions, Result, file_name
 
-__all__ = ["predictions_table", "write_results"]
+__all__ = ["predictions_table", "write_document", "write_results"]
 
 
-def predictions_table(predictions: Predictions, *, split: str = "test") -> Any:
-    """Return predictions as a pyarrow table: clip_id, patient_id, split, y_true, y_pred and, for classes, prob_*."""
+def predictions_table(predictions: Predictions) -> Any:
+    """Return predictions as a pyarrow table: clip_id, patient_id, split, y_true, y_pred and, for classes, prob_*.
+
+    Out-of-fold predictions have the split ``cv`` and a column ``repeat``.
+    """
     import pyarrow as pa
 
     is_regression = predictions.probabilities is None
@@ -25,14 +28,29 @@ def predictions_table(predictions: Predictions, *, split: str = "test") -> Any:
     columns = {
         "clip_id": pa.array(predictions.clip_ids.tolist(), pa.string()),
         "patient_id": pa.array(predictions.patients.tolist(), pa.string()),
-        "split": pa.array([split] * len(predictions), pa.string()),
+        "split": pa.array(["test" if predictions.repeats is None else "cv"] * len(predictions), pa.string()),
         "y_true": pa.array(predictions.y_true.tolist(), kind),
         "y_pred": pa.array(predictions.y_pred.tolist(), kind),
     }
+    if predictions.repeats is not None:
+        columns["repeat"] = pa.array(predictions.repeats, pa.int64())
     if predictions.probabilities is not None:
         for code, name in enumerate(predictions.classes):
             columns[f"prob_{name}"] = pa.array(predictions.probabilities[:, code])
     return pa.table(columns)
+
+
+def write_document(document: Mapping[str, Any], path: Path) -> None:
+    """Write one JSON document; its folder is made where it is not.
+
+    Raises
+    ------
+    StorageError
+        The folder or file cannot be written.
+    """
+    with storage_errors(path.parent, "make the folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, f"{json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode())
 
 
 def write_results(results: Sequence[Result], out: Path, *, command: str) -> list[dict[str, Any]]:
@@ -71,6 +89,5 @@ def write_results(results: Sequence[Result], out: Path, *, command: str) -> list
         documents.append(result.to_dict(predictions=predictions))
     for task in dict.fromkeys(result.task.name for result in results):
         of_task = [document for document in documents if document["task"] == task]
-        text = json.dumps({"results": of_task}, indent=2, ensure_ascii=False, allow_nan=False)
-        replace_file(out / f"{command}-{file_name(task)}.json", f"{text}\n".encode())
+        write_document({"results": of_task}, out / f"{command}-{file_name(task)}.json")
     return documents

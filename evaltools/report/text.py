@@ -8,7 +8,7 @@ from itertools import groupby
 from evaltools.resample import Estimate
 from evaltools.result import GroupScores, Result
 
-__all__ = ["format_results"]
+__all__ = ["aligned", "format_estimate", "format_number", "format_results"]
 
 _CONTROL_TITLES = {
     "mean": "mean or majority of train",
@@ -30,7 +30,10 @@ def format_results(results: Sequence[Result]) -> str:
     results : sequence of Result
         In the order of `evaltools.probe.probe`.
     """
-    tables = groupby(results, key=lambda result: (result.task.name, result.dataset, result.protocol))
+    tables = groupby(
+        results,
+        key=lambda result: (result.task.name, result.dataset, result.protocol, result.axis.get("train_dataset")),
+    )
     return "\n\n".join(_format_table(list(rows)) for _, rows in tables)
 
 
@@ -45,7 +48,7 @@ def _format_table(results: Sequence[Result]) -> str:
         rows.append((result.title, result.pool, *(format_estimate(result.metrics[name]) for name in shown)))
         rows += [_control_row(result, name, shown) for name in result.controls if name not in _SHARED]
     rows += [_control_row(first, name, shown) for name in first.controls if name in _SHARED]
-    lines = [*_heading(first), "", *_aligned(rows), *_group_lines(results), "", *_footing(results)]
+    lines = [*_heading(first), "", *aligned(rows), *_group_lines(results), "", *_footing(results)]
     return "\n".join(lines)
 
 
@@ -53,8 +56,9 @@ def _heading(first: Result) -> list[str]:
     synthetic = " [synthetic]" if first.provenance.synthetic else ""
     standing = "primary" if first.is_primary else "secondary"
     counts = first.counts
+    fitted_on = f", fitted on {first.axis['train_dataset']}" if "train_dataset" in first.axis else ""
     return [
-        f"{first.task.title} on {first.dataset}{synthetic}, protocol {first.protocol} ({standing})",
+        f"{first.task.title} on {first.dataset}{synthetic}{fitted_on}, protocol {first.protocol} ({standing})",
         f"{counts.n_scored} of {counts.n_expected} test clips scored, {counts.n_patients} patients; fitted on "
         f"{counts.n_train} train and {counts.n_val} val clips; {counts.n_unlabelled} unlabelled, "
         f"{counts.n_without_split} without split",
@@ -80,7 +84,7 @@ def _group_lines(results: Sequence[Result]) -> list[str]:
         for value in results[0].groups[column]:
             for result in results:
                 rows.append(_group_row(value, result, result.groups[column][value]))
-        lines += ["", *_aligned(rows)]
+        lines += ["", *aligned(rows)]
     return lines
 
 
@@ -91,11 +95,12 @@ def _group_row(value: str, result: Result, scores: GroupScores) -> Row:
 
 def _footing(results: Sequence[Result]) -> list[str]:
     first = results[0]
-    lines = [
-        f"[ ]: 95 % interval over test patients of the fitted probe, {first.draws} draws;",
-        f"     for shuffled labels the middle 95 % of {first.n_shuffles} permutations by patient, with the share p "
-        f"that is as good by {first.task.metric_title(first.task.main_metric)}",
-    ]
+    lines = [f"[ ]: 95 % interval over test patients of the fitted probe, {first.draws} draws;"]
+    if first.controls:
+        lines.append(
+            f"     for shuffled labels the middle 95 % of {first.n_shuffles} permutations by patient, with the share "
+            f"p that is as good by {first.task.metric_title(first.task.main_metric)}"
+        )
     for result in results:
         who = f"{result.title} {result.pool}"
         if result.counts.n_missing or result.counts.n_dropped:
@@ -109,7 +114,8 @@ def _footing(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _aligned(rows: Sequence[Row]) -> list[str]:
+def aligned(rows: Sequence[Row]) -> list[str]:
+    """Return lines of cells, each column as wide as its widest."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

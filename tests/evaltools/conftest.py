@@ -40,6 +40,12 @@ class ArraySource:
     def fingerprint(self) -> str:
         return self.spec.fingerprint
 
+    @property
+    def frame_index(self) -> pa.Table:
+        """Frames 50 ms apart, in the order of `index`."""
+        counts = self.index.column("n_frame_rows").to_numpy()
+        return pa.table({"time_s": np.concatenate([np.arange(count) / 20 for count in counts])})
+
     def array(self, kind: str) -> np.ndarray | None:
         return {"clips": self.clips, "frames": self.frames}.get(kind)
 
@@ -129,7 +135,11 @@ def _write_set(store: Store, source: ArraySource) -> None:
         for kind, vectors in (("clips", source.clips), ("frames", source.frames)):
             writer.array(kind, dim=vectors.shape[1]).append(vectors.astype(source.spec.dtype))
         clips = [{"row": row, **clip} for row, clip in enumerate(source.index.to_pylist())]
-        frames = [{"clip_id": clip["clip_id"], "frame": frame} for clip in clips for frame in range(FRAMES)]
+        frames = [
+            {"clip_id": clip["clip_id"], "frame": frame, "time_s": frame / 20}
+            for clip in clips
+            for frame in range(FRAMES)
+        ]
         tables = {
             "index.parquet": rows_to_table(clips, INDEX_SCHEMA),
             "frame_index.parquet": rows_to_table(frames, FRAME_INDEX_SCHEMA),

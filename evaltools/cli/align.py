@@ -1,0 +1,78 @@
+"""``evaltools align``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+
+
+@click.command()
+@store_option
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="NAME|FILE.parquet",
+    help="Data set or manifest file, repeatable; without, all with two encoders.",
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME[@VARIANT]",
+    help="Encoder, repeatable, two or more; without, all that the store has.",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="cka, cka-unbiased, cka-cardiobench, mutual-knn or cca, repeatable; without, all.",
+)
+@click.option("--split", default="test", show_default=True, metavar="NAME", help="train, val, test or all.")
+@click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of mutual-knn.")
+@click.option(
+    "--components", type=click.IntRange(1), default=10, show_default=True, help="Principal components of cca."
+)
+@click.option("--pool", default="clip", show_default=True, metavar="NAME", help="Clip vectors, or pooled frames.")
+@click.option("--where", metavar="EXPR", help='These clips only, e.g. "view == A4C".')
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--draws",
+    type=click.IntRange(0, 100_000),
+    default=200,
+    show_default=True,
+    help="Draws of half of the patients; 0 for no intervals.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write align.json there."
+)
+@json_option
+@debug_option
+def align(store_path: Path, as_json: bool, **given: Any) -> None:
+    """Compare encoders pair by pair on the same clips: CKA, mutual neighbours, CCA.
+
+    Example: evaltools align --dataset echonet-dynamic --method cka-unbiased
+    """
+    import embedstore
+    from evaltools.align import AlignOptions
+    from evaltools.align import align as compare_encoders
+    from evaltools.report.files import write_document
+    from evaltools.report.tables import format_alignments
+
+    out, datasets, encoders = (given.pop(name) for name in ("out", "datasets", "encoders"))
+    given["methods"] = tuple(dict.fromkeys(given["methods"]))
+    alignments = compare_encoders(
+        embedstore.open(store_path), datasets=datasets, encoders=encoders, options=AlignOptions(**given)
+    )
+    document = {"alignments": [alignment.to_dict() for alignment in alignments]}
+    if out is not None:
+        write_document(document, out / "align.json")
+    if as_json:
+        emit_json(document)
+        return
+    say(format_alignments(alignments))

@@ -1,0 +1,1 @@
+"""Protocols that come with evaltools, as YAML values; `evaltools.protocols.presets` reads them."""

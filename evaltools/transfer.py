@@ -1,0 +1,190 @@
+"""`transfer`: fit on one data set, test on another.
+
+The probe is fitted on train and validation of the one and chosen by its validation patients; the other gives its test
+clips and nothing else. Both must have been embedded by the same encoder with the same settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore import EmbeddingSet, Manifest, Store
+from embedstore.errors import ContentError, UnknownNameError
+from embedstore.where import parse_where
+from evaltools.cohort import Cohort, build_cohort, require_runnable
+from evaltools.features import VectorSource, locate, pool_vectors, refuse_missing
+from evaltools.probe import ProbeOptions, asked_protocol
+from evaltools.result import Result
+from evaltools.score_table import ScoreTable
+from evaltools.selection import sets_of
+from evaltools.task import Task
+
+__all__ = ["transfer", "transfer_manifests"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TwoSets(Cohort):
+    """Test clips of a manifest behind the training and validation clips of another.
+
+    ``rows`` are those of the test clips; everything else of both.
+    """
+
+    origin: Cohort
+
+    @classmethod
+    def join(cls, origin: Cohort, test: Cohort) -> _TwoSets:
+        names = ("clip_ids", "patients", "splits", "labels")
+        both: dict[str, Any] = {name: np.concatenate([getattr(origin, name), getattr(test, name)]) for name in names}
+        return cls(
+            manifest=test.manifest,
+            task=test.task,
+            rows=test.rows,
+            n_unlabelled=test.n_unlabelled,
+            n_without_split=test.n_without_split,
+            leakage=_leakage_between(origin, test),
+            origin=origin,
+            **both,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def column(self, name: str) -> list[Any]:
+        known = name in self.origin.manifest.fields or name in self.origin.manifest.table.column_names
+        before = self.origin.column(name) if known else [None] * len(self.origin)
+        return [*before, *super().column(name)]
+
+
+def _leakage_between(origin: Cohort, test: Cohort) -> str:
+    """Say what is known of clips that are in both data sets; equal patient ids of two data sets mean nothing."""
+    contents = set(origin.column("sha256")) - {None}
+    shared = [clip for clip, sha256 in zip(test.clip_ids, test.column("sha256"), strict=True) if sha256 in contents]
+    if shared:
+        return f"allowed: {len(shared)} test clips have the content of a training clip ({', '.join(shared[:5])})"
+    return "checked for equal clips; patients of two data sets cannot be matched"
+
+
+def transfer(
+    store: Store,
+    *,
+    task: Task,
+    train_dataset: str | Path,
+    dataset: str | Path,
+    encoder: Sequence[str] = (),
+    options: ProbeOptions | None = None,
+) -> list[Result]:
+    """Fit on ``train_dataset`` and test on ``dataset``, for every encoder that both have with equal settings.
+
+    Parameters
+    ----------
+    encoder : sequence of str
+        ``NAME[@VARIANT]``; without, all that both have.
+
+    Returns
+    -------
+    list of Result
+        With ``train_dataset`` in `Result.axis`.
+
+    Raises
+    ------
+    UnknownNameError
+        A name is not known, both data sets are the same, or no encoder has both.
+    ContentError
+        As `evaltools.probe.probe`; or an encoder's settings differ between the two.
+    """
+    origin, target = store.manifest(train_dataset), store.manifest(dataset)
+    if origin.name == target.name:
+        raise UnknownNameError(f"a transfer needs two data sets, and both are {origin.name!r}; use evaltools probe")
+    of_origin = {(one.spec.title, one.fingerprint): one for one in sets_of(store, origin.name, titles=encoder)}
+    pairs: list[tuple[EmbeddingSet, EmbeddingSet]] = []
+    differing: list[str] = []
+    for one in sets_of(store, target.name, titles=encoder):
+        first = of_origin.get((one.spec.title, one.fingerprint))
+        if first is not None:
+            pairs.append((first, one))
+        elif any(title == one.spec.title for title, _ in of_origin):
+            differing.append(one.spec.title)
+    if not pairs and differing:
+        raise ContentError(
+            f"{', '.join(differing)} embedded {origin.name!r} and {target.name!r} with different settings, so one "
+            "probe cannot read both; build one of them again"
+        )
+    if not pairs:
+        raise UnknownNameError(f"no encoder has vectors of both {origin.name!r} and {target.name!r}; build them")
+    return transfer_manifests(pairs, origin, target, task=task, options=options or ProbeOptions())
+
+
+def transfer_manifests(
+    pairs: Sequence[tuple[VectorSource, VectorSource]],
+    origin: Manifest,
+    target: Manifest,
+    *,
+    task: Task,
+    options: ProbeOptions,
+) -> list[Result]:
+    """Fit on one manifest and test on another, on the clips that all sets of either have.
+
+    Parameters
+    ----------
+    pairs : sequence of (VectorSource, VectorSource)
+        Vectors of ``origin`` and of ``target``, by one encoder.
+
+    Raises
+    ------
+    UnknownNameError, ContentError
+        As `transfer`.
+    """
+    if options.cv is not None:
+        raise UnknownNameError("a transfer is tested on the other data set; leave --cv out")
+    protocol, pools = asked_protocol(task, options)
+    cohorts = [_part(manifest, task, options, splits) for manifest, splits in _parts(origin, target)]
+    common = [np.ones(len(cohort), dtype=np.bool_) for cohort in cohorts]
+    rows = []
+    for pool in pools:
+        for pair in pairs:
+            located = [locate(one, cohort, pool=pool) for one, cohort in zip(pair, cohorts, strict=True)]
+            for side, (one, cohort) in enumerate(zip(pair, cohorts, strict=True)):
+                if not options.allow_missing:
+                    refuse_missing(one, cohort, located[side])
+                common[side] &= located[side].present
+            rows.append((pair, pool, located))
+    kept = [cohort.take(mask) for cohort, mask in zip(cohorts, common, strict=True)]
+    joined = _TwoSets.join(*kept)
+    if joined.leakage.startswith("allowed") and not options.allow_leakage:
+        raise ContentError(
+            f"{origin.name!r} and {target.name!r} overlap: {joined.leakage.removeprefix('allowed: ')}; "
+            "give --allow-leakage to mark the result"
+        )
+    require_runnable(joined)
+    table = ScoreTable(cohorts[1], joined, common[1], protocol, options)
+    results = []
+    for pair, pool, located in rows:
+        parts = [
+            pool_vectors(one, where.rows[mask], pool=pool, settings=protocol.pool_settings)
+            for one, where, mask in zip(pair, located, common, strict=True)
+        ]
+        result = table.score(np.concatenate(parts), pair[1], pool, located[1], {"train_dataset": origin.name})
+        results.append(replace(result, provenance=_noted(result, pair[0], origin)))
+    return results
+
+
+def _parts(origin: Manifest, target: Manifest) -> list[tuple[Manifest, tuple[str, ...]]]:
+    return [(origin, ("train", "val")), (target, ("test",))]
+
+
+def _part(manifest: Manifest, task: Task, options: ProbeOptions, splits: tuple[str, ...]) -> Cohort:
+    where = None if options.where is None else parse_where(options.where)
+    cohort = build_cohort(manifest, task, where=where, allow_leakage=options.allow_leakage)
+    in_part: npt.NDArray[np.bool_] = cohort.in_split(*splits)
+    return cohort.take(in_part)
+
+
+def _noted(result: Result, fitted_on: VectorSource, origin: Manifest) -> Any:
+    note = f"fitted on {origin.name}: set {fitted_on.set_id[:12]}, annotations {origin.annotations_digest[:12]}"
+    return replace(result.provenance, notes=(*result.provenance.notes, note))
