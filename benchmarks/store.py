@@ -12,298 +12,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from other_formats import FORMATS, version_of
 from store_build import build_figures, commit_once
-from timing import Case, bring_to_disk, drop_cache, machine, peak_mib, run_child, time_rounds, warm_cache
+from store_matrix import APPEND_ROWS, DIM, N_PICKED, make_matrix, matrix_figures, write_ours
+from timing import Case, Figure, drop_cache, machine, run_child, time_rounds, warm_cache, watched_memory
 
 import embedstore
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
-from embedstore.shards import ArrayDescription, ArrayWriter
+from embedstore.shards import ArrayDescription
 from embedstore.snapshot.verify import verify_set
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
 from embedstore.vector_array import VectorArray
 
-DIM = 768
-N_PICKED = 10_000
 N_SETS = 200
-# Rows that are handed to the writer at once: what a commit hands over, 256 clips of 16 frames.
-APPEND_ROWS = 4096
-READ_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the result. ``limit`` bounds the ratio, or the seconds where there is no baseline."""
-
-    name: str
-    seconds: float | None
-    baseline: str = ""
-    baseline_seconds: float | None = None
-    limit: float | None = None
-    note: str = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """Ours over the baseline."""
-        if self.seconds is None or not self.baseline_seconds:
-            return None
-        return self.seconds / self.baseline_seconds
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the limit is kept; None where there is none."""
-        measured = self.ratio if self.baseline_seconds else self.seconds
-        return None if self.limit is None or measured is None else measured <= self.limit
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**asdict(self), "ratio": self.ratio, "holds": self.holds}
-
-    def line(self) -> str:
-        """A line of the table."""
-        seconds = "" if self.seconds is None else f"{self.seconds:10.4f}"
-        base = "" if self.baseline_seconds is None else f"{self.baseline_seconds:10.4f}"
-        ratio = "" if self.ratio is None else f"{self.ratio:7.2f}"
-        limit = "" if self.limit is None else f"{self.limit:6.2f}"
-        verdict = {True: "ok", False: "MISSED", None: ""}[self.holds]
-        return f"{self.name:82s} {seconds:>10s} {base:>10s} {ratio:>7s} {limit:>6s} {verdict:6s} {self.note}"
-
-
-# -- one matrix -----------------------------------------------------------------------------------------------------
-
-
-def make_matrix(n_rows: int, dtype: str) -> Any:
-    """(n_rows, 768) values as an encoder gives: made in blocks, so that little else is in memory."""
-    matrix = np.empty((n_rows, DIM), dtype)
-    rng = np.random.default_rng(0)
-    for start in range(0, n_rows, 65_536):
-        stop = min(start + 65_536, n_rows)
-        matrix[start:stop] = rng.standard_normal((stop - start, DIM), dtype=np.float32)
-    return matrix
-
-
-def save_raw(path: Path, matrix: Any) -> None:
-    with path.open("wb") as handle:
-        np.save(handle, matrix)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def write_ours(folder: Path, matrix: Any) -> ArrayDescription:
-    with ArrayWriter(folder, dim=matrix.shape[1], dtype=matrix.dtype.name) as writer:
-        for start in range(0, len(matrix), APPEND_ROWS):
-            writer.append(matrix[start : start + APPEND_ROWS])
-        return writer.finish()
-
-
-class RawFile:
-    """The raw .npy file that the baselines read."""
-
-    def __init__(self, path: Path, matrix: Any) -> None:
-        self.path, self.shape, self.dtype = path, matrix.shape, matrix.dtype
-        save_raw(path, matrix)
-        self.offset = path.stat().st_size - matrix.nbytes
-
-    def scan(self) -> Any:
-        """``readinto`` of the whole file."""
-        rows = np.empty(self.shape, self.dtype)
-        with self.path.open("rb", buffering=0) as handle:
-            handle.seek(self.offset)
-            view = rows.reshape(-1).view(np.uint8).data
-            done = 0
-            while done < len(view):
-                done += handle.readinto(view[done : done + READ_BYTES])
-        return rows
-
-    def scan_float32(self) -> Any:
-        """The same, in blocks that are cast."""
-        rows = np.empty(self.shape, np.float32)
-        step = max(1, (8 << 20) // (self.shape[1] * self.dtype.itemsize))
-        block = np.empty((step, self.shape[1]), self.dtype)
-        with self.path.open("rb", buffering=0) as handle:
-            handle.seek(self.offset)
-            for start in range(0, len(rows), step):
-                part = block[: len(rows) - start]
-                handle.readinto(part.reshape(-1).view(np.uint8).data)
-                rows[start : start + len(part)] = part
-        return rows
-
-    def map(self) -> Any:
-        return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
-
-
-def forget(path: Path) -> None:
-    """Remove a file or a folder that may not be there."""
-    shutil.rmtree(path, ignore_errors=True)
-    if path.is_file():
-        path.unlink()
-
-
-def write_figures(
-    dtype: str, *, n_rows: int, rounds: int, folder: Path
-) -> tuple[list[Figure], RawFile, ArrayDescription, dict[str, Path]]:
-    """Write one matrix as a raw file, as ours and in the other formats; leave all of them there."""
-    matrix = make_matrix(n_rows, dtype)
-    written: list[ArrayDescription] = []
-    raw_path, ours_path = folder / "raw.npy", folder / "ours"
-    cases = {
-        "np.save": Case(lambda: save_raw(raw_path, matrix), lambda: forget(raw_path)),
-        "ours": Case(lambda: written.append(write_ours(ours_path, matrix)), lambda: forget(ours_path)),
-    }
-    times = time_rounds(cases, rounds=rounds)
-    what = f"write {n_rows:,} x {DIM} {dtype}, hashed"
-    figures = [Figure(what, times["ours"], "np.save + fsync", times["np.save"], 2.0)]
-    others, compared = write_others(matrix, folder, times["np.save"])
-    return figures + compared, RawFile(raw_path, matrix), written[-1], others
-
-
-def matrix_figures(dtype: str, *, n_rows: int, rounds: int, folder: Path) -> list[Figure]:
-    """Writing, scanning and gathering one matrix."""
-    figures, raw, written, others = write_figures(dtype, n_rows=n_rows, rounds=rounds, folder=folder)
-    size = f"{n_rows:,} x {DIM} {dtype}"
-    ours_path = folder / "ours"
-    figures += read_figures(raw, lambda: VectorArray(ours_path, written), size, rounds, ours_path)
-    figures += other_reads(raw, others, size)
-    for path in folder.iterdir():
-        forget(path)
-    return figures
-
-
-def read_figures(
-    raw: RawFile, ours: Callable[[], VectorArray], size: str, rounds: int, ours_path: Path
-) -> list[Figure]:
-    """Scans and gathers, warm and cold, in the stored dtype and as float32."""
-    figures = []
-    rng = np.random.default_rng(1)
-    n_picked = min(N_PICKED, raw.shape[0])
-    picked = [rng.choice(raw.shape[0], n_picked, replace=False)]
-
-    def renew() -> None:
-        picked[0] = rng.choice(raw.shape[0], n_picked, replace=False)
-
-    def cold(path: Path) -> Callable[[], None]:
-        return lambda: drop_cache(path)
-
-    as_float32 = [("float32", False)] if raw.dtype != np.float32 else []
-    for name, is_raw in [(f"{raw.dtype.name} (.raw)", True), *as_float32]:
-
-        def view(is_raw: bool = is_raw) -> VectorArray:
-            return ours().raw if is_raw else ours()
-
-        def map_gather(is_raw: bool = is_raw) -> Any:
-            rows = raw.map()[picked[0]]
-            return np.asarray(rows) if is_raw else rows.astype(np.float32)
-
-        scan = raw.scan if is_raw else raw.scan_float32
-        for heat in ("warm", "cold"):
-            before = {"raw": cold(raw.path), "ours": cold(ours_path)} if heat == "cold" else {}
-            for path in (raw.path, ours_path):
-                warm_cache(path)
-            nothing = before.get("none", lambda: None)
-            times = time_rounds(
-                {
-                    "raw": Case(scan, before.get("raw", nothing)),
-                    "ours": Case(lambda view=view: view()[:], before.get("ours", nothing)),
-                },
-                rounds=rounds,
-            )
-            figures.append(
-                Figure(f"scan {size} as {name}, {heat}", times["ours"], "readinto of the raw file", times["raw"], 1.3)
-            )
-            for path in (raw.path, ours_path):
-                warm_cache(path)
-            renew()
-            times = time_rounds(
-                {
-                    "raw": Case(map_gather, before.get("raw", nothing)),
-                    "ours": Case(lambda view=view: view()[picked[0]], before.get("ours", nothing)),
-                },
-                rounds=max(rounds, 5),
-            )
-            limit = 1.3 if heat == "warm" else 1.5
-            what = f"gather {n_picked:,} rows of {size} as {name}, {heat}"
-            figures.append(Figure(what, times["ours"], "numpy memmap", times["raw"], limit))
-        figures.append(kept_maps(raw, view(), is_raw, picked, size, name))
-    return figures
-
-
-def kept_maps(raw: RawFile, kept: VectorArray, is_raw: bool, picked: list[Any], size: str, name: str) -> Figure:
-    """A gather where both sides keep their maps from one gather to the next, as a training loop does."""
-    for path in (raw.path, kept.folder):
-        warm_cache(path)
-    mapped = raw.map()
-
-    def map_gather() -> Any:
-        return np.asarray(mapped[picked[0]]) if is_raw else mapped[picked[0]].astype(np.float32)
-
-    times = time_rounds({"raw": Case(map_gather), "ours": Case(lambda: kept[picked[0]])}, rounds=9)
-    what = f"gather {len(picked[0]):,} rows of {size} as {name}, warm, map kept"
-    return Figure(what, times["ours"], "numpy memmap, kept", times["raw"], 1.3)
-
-
-# -- other formats --------------------------------------------------------------------------------------------------
-
-
-def write_others(matrix: Any, folder: Path, baseline_seconds: float) -> tuple[dict[str, Path], list[Figure]]:
-    """Write the matrix in every installed format, once; a figure for each, and for those that are not there."""
-    written, figures = {}, []
-    size = f"{len(matrix):,} x {matrix.shape[1]} {matrix.dtype.name}"
-    for name, other in FORMATS.items():
-        if not other.is_installed:
-            figures.append(Figure(f"write {size}: {name}", None, note="not installed"))
-            continue
-        path = folder / f"other-{other.package}"
-        path.mkdir()
-
-        def run(path: Path = path, write: Callable[[Path, Any], None] = other.write) -> None:
-            write(path, matrix)
-            bring_to_disk(path)
-
-        seconds = time_rounds({name: Case(run)}, rounds=1)[name]
-        figures.append(Figure(f"write {size}: {name}", seconds, "np.save + fsync", baseline_seconds, note="1 round"))
-        written[name] = path
-    return written, figures
-
-
-def other_reads(raw: RawFile, others: dict[str, Path], size: str) -> list[Figure]:
-    """Scan and gather in every other format: the median of three rounds, against the baseline of the same rounds."""
-    figures = []
-    rows = np.random.default_rng(2).choice(raw.shape[0], min(N_PICKED, raw.shape[0]), replace=False)
-    for heat in ("warm", "cold"):
-        for name, path in others.items():
-            other = FORMATS[name]
-            (warm_cache if heat == "warm" else drop_cache)(path)
-
-            def before(path: Path, heat: str = heat) -> Callable[[], None]:
-                return (lambda: drop_cache(path)) if heat == "cold" else (lambda: None)
-
-            for what, base, ours, against in (
-                ("scan", raw.scan, lambda other=other, path=path: other.scan(path), "readinto of the raw file"),
-                (
-                    f"gather {len(rows):,} rows of",
-                    lambda: np.asarray(raw.map()[rows]),
-                    lambda other=other, path=path: other.gather(path, rows),
-                    "numpy memmap",
-                ),
-            ):
-                warm_cache(raw.path)
-                times = time_rounds(
-                    {"raw": Case(base, before(raw.path)), "other": Case(ours, before(path))}, rounds=3
-                )
-                figures.append(Figure(f"{what} {size}, {heat}: {name}", times["other"], against, times["raw"]))
-    return figures
 
 
 # -- a whole store --------------------------------------------------------------------------------------------------
@@ -395,36 +125,39 @@ def open_figures(folder: Path, *, rounds: int) -> list[Figure]:
 
 
 def gather_once(folder: Path, described: Path) -> None:
-    """In a process of its own: gather 10,000 rows, print the peak memory in MiB."""
+    """In a process of its own: gather 10,000 rows a few times, print the peak memory."""
     array = VectorArray(folder, ArrayDescription.from_dict(json.loads(described.read_text())))
-    rows = np.random.default_rng(3).choice(len(array), N_PICKED, replace=False)
-    before = peak_mib()
-    array[rows]
-    print(json.dumps({"before": before, "peak": peak_mib()}))
+    told: dict[str, float] = {}
+    rng = np.random.default_rng(3)
+    with watched_memory(told):
+        for _ in range(10):
+            array[rng.integers(0, len(array), N_PICKED)]
+    print(json.dumps(told))
 
 
 def memory_figures(folder: Path, *, n_rows: int) -> list[Figure]:
     """Peak memory of a gather and of a commit, at a tenth of the rows and at all of them."""
-    peaks: dict[str, list[float]] = {"gather": [], "commit": []}
+    peaks: dict[str, list[dict[str, float]]] = {"gather": [], "commit": []}
     for rows in (max(N_PICKED, n_rows // 10), n_rows):
         described = write_ours(folder / "one", make_matrix(rows, "float16"))
         (folder / "one.json").write_text(json.dumps(described.to_dict()))
         told = run_child(Path(__file__), "--gather-once", str(folder / "one"), str(folder / "one.json"))
-        peaks["gather"].append(json.loads(told)["peak"])
+        peaks["gather"].append(json.loads(told))
         shutil.rmtree(folder / "one")
         told = run_child(Path(__file__), "--commit-once", str(folder / "build"), str(rows))
-        peaks["commit"].append(json.loads(told)["peak"])
+        peaks["commit"].append(json.loads(told))
         shutil.rmtree(folder / "build", ignore_errors=True)
     return [
         Figure(
-            f"peak MiB of a {what}, {n_rows:,} rows against a tenth",
-            all_rows,
+            f"peak {kind} MiB of a {what}, {n_rows:,} rows against a tenth",
+            all_rows[kind],
             "MiB at a tenth",
-            tenth,
-            1.1,
+            tenth[kind],
+            1.1 if kind == "private" else None,
             note="memory, not time",
         )
         for what, (tenth, all_rows) in peaks.items()
+        for kind in ("private", "resident")
     ]
 
 
@@ -435,6 +168,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder without")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/store.json")
     parser.add_argument("--only", choices=["matrix", "build", "verify", "open", "memory"], action="append")
+    parser.add_argument("--no-others", action="store_true", help="leave the other formats out")
     parser.add_argument("--gather-once", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--commit-once", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -463,7 +197,11 @@ def main() -> None:
         print(f"{'':82s} {'seconds':>10s} {'baseline':>10s} {'ratio':>7s} {'limit':>6s}")
         if wanted("matrix"):
             for dtype in ("float16", "float32"):
-                show(matrix_figures(dtype, n_rows=asked.rows, rounds=asked.rounds, folder=folder))
+                with_others = not asked.no_others
+                found = matrix_figures(
+                    dtype, n_rows=asked.rows, rounds=asked.rounds, folder=folder, with_others=with_others
+                )
+                show(found)
         if wanted("build"):
             measured = build_figures(folder, n_rows=asked.rows, rounds=asked.rounds)
             show([Figure(*entry) for entry in measured])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import Case, peak_mib, time_rounds
+from timing import Case, time_rounds, watched_memory
 
 from embedstore.build.commit import commit_build
 from embedstore.build.plan import BuildPlan, PlannedClip
@@ -125,7 +125,7 @@ def build_figures(folder: Path, *, n_rows: int, rounds: int) -> list[tuple[Any, 
         "units": Case(lambda: write_units(build, plan), clear_units),
         "pack": Case(pack, clear_store),
     }
-    times = time_rounds(cases, rounds=rounds)
+    times = time_rounds(cases, rounds=rounds, settle_bytes=2 * n_frames * DIM * 2)
     for path in (build, root):
         shutil.rmtree(path, ignore_errors=True)
     raw.unlink()
@@ -139,7 +139,7 @@ def build_figures(folder: Path, *, n_rows: int, rounds: int) -> list[tuple[Any, 
 
 
 def commit_once(folder: Path, n_rows: int) -> None:
-    """In a process of its own: pack units that another process wrote; print the peak memory in MiB."""
+    """In a process of its own: pack units that another process wrote; print the peak memory."""
     plan = make_plan(n_rows // FRAMES_EACH)
     pid = os.fork()
     if pid == 0:
@@ -147,6 +147,7 @@ def commit_once(folder: Path, n_rows: int) -> None:
         os._exit(0)
     if os.waitpid(pid, 0)[1] != 0:
         raise SystemExit("the units could not be written")
-    before = peak_mib()
-    commit_build(Store.create(folder / "store"), plan, folder / "build", provenance={}, reason="benchmark")
-    print(json.dumps({"before": before, "peak": peak_mib()}))
+    told: dict[str, float] = {}
+    with watched_memory(told):
+        commit_build(Store.create(folder / "store"), plan, folder / "build", provenance={}, reason="benchmark")
+    print(json.dumps(told))

@@ -6,12 +6,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,28 @@ class Case:
     before: Callable[[], None] = lambda: None
 
 
-def time_rounds(cases: Mapping[str, Case], *, rounds: int) -> dict[str, float]:
-    """Return the median seconds of each case over ``rounds``; who goes first changes from round to round."""
+def settle_memory(n_bytes: int) -> None:
+    """Touch so much memory and free it again.
+
+    A virtual machine may have given its free memory back to the host; whoever needs it first then waits seconds for
+    it, and that is not what is timed here.
+    """
+    touched = np.empty(n_bytes, np.uint8)
+    touched[::4096] = 1
+
+
+def time_rounds(cases: Mapping[str, Case], *, rounds: int, settle_bytes: int = 0) -> dict[str, float]:
+    """Return the median seconds of each case over ``rounds``; who goes first changes from round to round.
+
+    ``settle_bytes`` is about what a case allocates, in memory and in the page cache.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     names = list(cases)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             cases[name].before()
+            if settle_bytes:
+                settle_memory(settle_bytes)
             began = time.perf_counter()
             kept = cases[name].run()
             seconds[name].append(time.perf_counter() - began)
@@ -76,14 +95,35 @@ def run_child(script: Path, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process so far, file pages that it has mapped included.
-
-    From /proc, since getrusage's figure begins at what the process had before it was this program.
-    """
+def memory_mib(field: str) -> float:
+    """A field of /proc/self/status in MiB: VmHWM is the peak resident memory, RssAnon what is private now."""
     status = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = [line for line in status if line.startswith("VmHWM:")]
-    return int(peak.split()[1]) / 1024
+    (found,) = [line for line in status if line.startswith(f"{field}:")]
+    return int(found.split()[1]) / 1024
+
+
+@contextmanager
+def watched_memory(told: dict[str, float]) -> Iterator[None]:
+    """Put the peak memory of a block into ``told``, in MiB.
+
+    ``private`` is what the process needs for itself, looked at every millisecond; ``resident`` also counts pages of
+    files that it has mapped, which are the page cache's and are taken back when others need memory.
+    """
+    done = threading.Event()
+    seen = [memory_mib("RssAnon")]
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            seen.append(memory_mib("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        told |= {"private": max(seen), "resident": memory_mib("VmHWM")}
 
 
 def machine() -> dict[str, Any]:
@@ -95,3 +135,41 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
     }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the result. ``limit`` bounds the ratio, or the seconds where there is no baseline."""
+
+    name: str
+    seconds: float | None
+    baseline: str = ""
+    baseline_seconds: float | None = None
+    limit: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over the baseline."""
+        if self.seconds is None or not self.baseline_seconds:
+            return None
+        return self.seconds / self.baseline_seconds
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the limit is kept; None where there is none."""
+        measured = self.ratio if self.baseline_seconds else self.seconds
+        return None if self.limit is None or measured is None else measured <= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "ratio": self.ratio, "holds": self.holds}
+
+    def line(self) -> str:
+        """A line of the table."""
+        seconds = "" if self.seconds is None else f"{self.seconds:10.4f}"
+        base = "" if self.baseline_seconds is None else f"{self.baseline_seconds:10.4f}"
+        ratio = "" if self.ratio is None else f"{self.ratio:7.2f}"
+        limit = "" if self.limit is None else f"{self.limit:6.2f}"
+        verdict = {True: "ok", False: "MISSED", None: ""}[self.holds]
+        return f"{self.name:82s} {seconds:>10s} {base:>10s} {ratio:>7s} {limit:>6s} {verdict:6s} {self.note}"

@@ -19,7 +19,8 @@ Generated from `--help` by `make docs`. Exit codes: 0 done; 1 the machine failed
 
 def commands_of(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
     """Yield (full name, help text) of a command and everything below it."""
-    with click.Context(command, info_name=name, max_content_width=100, terminal_width=100) as context:
+    widths = {"max_content_width": 100, "terminal_width": 100}
+    with command.make_context(name, [], resilient_parsing=True, **widths) as context:
         yield name, command.get_help(context)
         if isinstance(command, click.Group):
             for child in command.list_commands(context):

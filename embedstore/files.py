@@ -288,22 +288,19 @@ def remove_folder(folder: Path) -> None:
             raise
     with storage_errors(folder, "remove"):
         walked = () if folder.is_symlink() else os.walk(folder, topdown=False, followlinks=False)
-        for root, names_of_folders, names in walked:
-            for name in names:
-                _fault("unlink", Path(root, name))
-                Path(root, name).unlink(missing_ok=True)
-            for name in names_of_folders:
-                _remove_empty(Path(root, name))
-        _remove_empty(folder)
+        for root, folders, names in walked:
+            for name in (*names, *folders):
+                _remove_entry(Path(root, name))
+        _remove_entry(folder)
 
 
-def _remove_empty(folder: Path) -> None:
-    _fault("unlink", folder)
-    if folder.is_symlink():
-        folder.unlink(missing_ok=True)
-        return
+def _remove_entry(path: Path) -> None:
+    _fault("unlink", path)
     with suppress(FileNotFoundError):
-        folder.rmdir()
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def mark_used(path: Path) -> bool:

@@ -319,17 +319,16 @@ class Store:
             media_digest=manifest.media_digest,
             annotations_digest=manifest.annotations_digest,
         )
-        path, record_path = (
-            self.layout.manifest_file(entry.manifest_id),
-            self.layout.manifest_record(entry.manifest_id),
-        )
-        is_new = create_file(path, manifest.to_bytes())
-        # Of the file as it lies there: another pyarrow writes an equal manifest in other bytes.
-        record = seal_json({"manifest": entry.manifest_id, **vars(hash_file(path))})
-        if is_new:
-            replace_file(record_path, record)  # an interrupted gc may have left the one of a file that is gone
-        else:
-            create_file(record_path, record)
+        path, record = self.layout.manifest_file(entry.manifest_id), self.layout.manifest_record(entry.manifest_id)
+        payload, head = manifest.to_bytes(), {"manifest": entry.manifest_id}
+        if path.exists():
+            create_file(record, seal_json({**head, **vars(hash_file(path))}))
+            return entry
+        # A record without its file is nothing, a file without its record is damage: the record first. One of a file
+        # that is gone may be there, and another version of pyarrow writes an equal manifest in other bytes.
+        replace_file(record, seal_json({**head, "size": len(payload), "sha256": sha256_hex(payload)}))
+        if not create_file(path, payload):
+            replace_file(record, seal_json({**head, **vars(hash_file(path))}))  # somebody was quicker
         return entry
 
     def manifests(self) -> list[ManifestEntry]:

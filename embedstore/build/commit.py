@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embedstore.build.lock import build_lock
 from embedstore.build.plan import BuildPlan, PlannedClip
 from embedstore.build.units import Receipt, read_receipts
 from embedstore.embedding_set import (
@@ -22,12 +24,13 @@ from embedstore.embedding_set import (
     SetWriter,
     rows_to_table,
 )
-from embedstore.errors import CorruptionError, NothingDecodedError
-from embedstore.files import remove_file, remove_folder
+from embedstore.errors import BusyError, CorruptionError, NothingDecodedError
+from embedstore.files import read_json, remove_file, remove_folder
 from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
+from embedstore.spec import EncoderSpec
 from embedstore.store import Store
 
-__all__ = ["array_kinds", "commit_build", "open_units"]
+__all__ = ["array_kinds", "commit_build", "drop_stale_builds", "open_units"]
 
 # Rows of so many clips are moved at once: bounded memory, few calls.
 _RUN_CLIPS = 256
@@ -254,6 +257,23 @@ def _pack(
                 parts = [part.cast(schemas[kind]) for part in side_tables[kind]]
                 tables[name] = pa.concat_tables(parts).combine_chunks() if parts else schemas[kind].empty_table()
         return writer.finish(tables, provenance=provenance)
+
+
+def drop_stale_builds(store: Store, dataset: str, fingerprint: str) -> None:
+    """Remove builds of a set that nothing goes on with, such as one killed between its commit and its clean-up.
+
+    A build's key covers the set that it grows from: one that grows from another set than the head's never matches
+    again. One that a live process holds stays.
+    """
+    named = (dataset, fingerprint)
+    heads = {entry.set_id for entry in store.entries() if (entry.dataset, entry.fingerprint) == named}
+    for path in sorted(store.layout.builds.glob("[0-9a-f]*/plan.json")):
+        header = read_json(path)
+        spec = EncoderSpec.from_dict(header["spec"])
+        if (header["dataset"], spec.fingerprint) != named or not heads - {header["parent"]}:
+            continue
+        with suppress(BusyError), build_lock(store.layout.builds, path.parent.name, shared=False):
+            remove_folder(path.parent)
 
 
 def commit_build(

@@ -7,18 +7,19 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from embedstore.build.commit import commit_build, open_units
+from embedstore.build.commit import commit_build, drop_stale_builds, open_units
 from embedstore.build.lock import build_lock
 from embedstore.build.pipeline import EncoderRun, PipelineOptions, run_units
 from embedstore.build.plan import BuildPlan, make_plan
+from embedstore.build.request import BuildOutcome, BuildRequest, Progress
 from embedstore.build.units import read_receipts
 from embedstore.build.weights import Weights, find_weights, has_weights
 from embedstore.encoder import Encoder, EncoderCard, LoadRequest, encoder_cards, get_card, load_encoder, split_title
@@ -31,123 +32,6 @@ from embedstore.where import parse_where
 __all__ = ["BuildOutcome", "BuildRequest", "Progress", "build_sets"]
 
 _VERSIONED = ("embedstore", "numpy", "pyarrow", "torch", "torchvision", "av", "opencv-python-headless", "pydicom")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildRequest:
-    """What to build and how.
-
-    Attributes
-    ----------
-    encoders : tuple of str
-        ``NAME[@VARIANT]``, or ``all``: every encoder whose weights are on this machine.
-    manifests : tuple of str
-        Names of the store's manifests, or manifest files; every manifest of the store without.
-    roots : mapping of str to Path
-        Media root by data set name; ``""`` for any.
-    weights : mapping of str to Path
-        Checkpoint by encoder name.
-    sampling : str or None
-        A rule in place of the variant's.
-    where : str or None
-        Condition on manifest columns that picks clips.
-    limit : int or None
-        First N patients only.
-    shard : (int, int) or None
-        This worker's part I of N.
-    n_workers : int or None
-        Decode processes; None for one less than the cores, at least one.
-    """
-
-    encoders: tuple[str, ...]
-    manifests: tuple[str, ...] = ()
-    roots: Mapping[str, Path] = field(default_factory=dict)
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    sampling: str | None = None
-    where: str | None = None
-    limit: int | None = None
-    device: str = "auto"
-    batch_size: int | None = None
-    n_workers: int | None = None
-    precision: str = "float32"
-    dtype: str = "float16"
-    with_frames: bool = True
-    stop_on_error: bool = False
-    shard: tuple[int, int] | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOutcome:
-    """What became of one data set and one encoder.
-
-    Attributes
-    ----------
-    set_id : str or None
-        None while units of other workers are open, and in a dry run.
-    n_reused : int
-        Clips that needed no encoding.
-    units_open : int
-    reasons : mapping of str to int
-        Why clips failed.
-    rest_seconds : float or None
-        With a limit, the time that the clips left out would take at the speed measured.
-    """
-
-    dataset: str
-    encoder: str
-    set_id: str | None
-    n_expected: int
-    n_ok: int
-    n_failed: int
-    n_reused: int
-    n_frames: int
-    dim: int
-    frame_dim: int | None
-    seconds: float
-    units_open: int = 0
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    failed_clips: Sequence[tuple[str, str, str]] = ()
-    rest_seconds: float | None = None
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the keys of the command's JSON."""
-        return {
-            "dataset": self.dataset,
-            "encoder": self.encoder,
-            "set": self.set_id,
-            "clips_expected": self.n_expected,
-            "clips_ok": self.n_ok,
-            "clips_failed": self.n_failed,
-            "clips_reused": self.n_reused,
-            "frames": self.n_frames,
-            "dim": self.dim,
-            "frame_dim": self.frame_dim,
-            "seconds": round(self.seconds, 3),
-            "units_open": self.units_open,
-            "failure_reasons": dict(self.reasons),
-            "rest_seconds": None if self.rest_seconds is None else round(self.rest_seconds, 1),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Callbacks of a build.
-
-    Attributes
-    ----------
-    begin : callable
-        Told (label, clips to encode) before a data set's pipeline starts.
-    clip : callable
-        Told (clip id, reason or None) for each clip.
-    note : callable
-        Told one sentence at a time.
-    """
-
-    begin: Callable[[str, int], None] = lambda label, total: None
-    clip: Callable[[str, str | None], None] = lambda clip_id, reason: None
-    note: Callable[[str], None] = lambda sentence: None
 
 
 @dataclass
@@ -344,6 +228,8 @@ class _DatasetBuild:
             self._encode(runs)
             for chosen, plan, folder, encoder, n_encoded in settled:
                 outcomes[plan.spec.title] = self._commit(chosen, plan, folder, encoder, n_encoded)
+        for _, plan in plans:
+            drop_stale_builds(self._store, plan.dataset, plan.spec.fingerprint)
         return [outcomes[plan.spec.title] for _, plan in plans]
 
     def _encode(self, runs: Sequence[EncoderRun]) -> None:

@@ -183,7 +183,13 @@ def _blocks(counts: npt.NDArray[np.int64], block_rows: int) -> Iterator[tuple[in
 
 
 def _flat_rows(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return all rows of clips that begin at ``starts`` and have ``counts`` rows each."""
+    """Return all rows of clips that begin at ``starts`` and have ``counts`` rows each.
+
+    Examples
+    --------
+    >>> _flat_rows(np.array([7, 0]), np.array([2, 3])).tolist()
+    [7, 8, 0, 1, 2]
+    """
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     return np.repeat(starts - firsts, counts) + np.arange(int(counts.sum()), dtype=np.int64)
 

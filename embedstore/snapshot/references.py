@@ -1,7 +1,8 @@
 """What a store still needs: the sets and manifests that its head and its tags list, and what was forgotten for ever.
 
-``forgotten/NNNNNN.json`` says which sets and manifests held a patient who was removed, and which tags lost them by
-that. The record is written before anything is removed, so that an interrupted removal is finished by the next one.
+``forgotten/NNNNNN.json`` says which sets and manifests held a patient who was removed, which tags lost them by that,
+and how far the log had come. The record is written before anything is removed, so that an interrupted removal is
+finished by the next one. What a later commit lists again is an ordinary set or manifest.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from embedstore.layout import log_number
 from embedstore.snapshot.tags import Tag, list_tags
 from embedstore.store import Store
 
-__all__ = ["Forgotten", "Needed", "add_forgotten", "needed", "read_forgotten"]
+__all__ = ["Forgotten", "SetsAndManifests", "add_forgotten", "needed", "read_forgotten", "to_forget"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgotten:
-    """Sets and manifests that were removed for ever, and the tags that do not keep them."""
+    """Sets and manifests that were removed for ever after a commit, and the tags that do not keep them."""
 
+    commit: int
     sets: frozenset[str]
     manifests: frozenset[str]
     tags: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needed:
-    """Ids of the sets and manifests that must stay."""
+class SetsAndManifests:
+    """Ids of sets and of manifests."""
 
     sets: frozenset[str]
     manifests: frozenset[str]
@@ -58,7 +60,8 @@ def read_forgotten(store: Store) -> list[Forgotten]:
         path = store.layout.forgotten_record(number)
         described = read_sealed_json(path, max_bytes=64 << 20)
         try:
-            records.append(Forgotten(**{key: frozenset(described[key]) for key in ("sets", "manifests", "tags")}))
+            ids = {key: frozenset(described[key]) for key in ("sets", "manifests", "tags")}
+            records.append(Forgotten(commit=int(described["commit"]), **ids))
         except (KeyError, TypeError) as error:
             raise CorruptionError(f"{path} is no record of what was forgotten: {error}") from error
     return records
@@ -66,7 +69,10 @@ def read_forgotten(store: Store) -> list[Forgotten]:
 
 def add_forgotten(store: Store, *, sets: Iterable[str], manifests: Iterable[str], tags: Iterable[str]) -> None:
     """Write one record; its ids are digests, it holds no clip and no patient."""
-    document = seal_json({"sets": sorted(sets), "manifests": sorted(manifests), "tags": sorted(tags)})
+    reached = max((entry.number for entry in store.log()), default=0)
+    document = seal_json(
+        {"commit": reached, "sets": sorted(sets), "manifests": sorted(manifests), "tags": sorted(tags)}
+    )
     with storage_errors(store.layout.forgotten, "write"):
         store.layout.forgotten.mkdir(exist_ok=True)
     number = max(_record_numbers(store), default=0) + 1
@@ -74,7 +80,30 @@ def add_forgotten(store: Store, *, sets: Iterable[str], manifests: Iterable[str]
         number += 1
 
 
-def needed(store: Store, *, tags: Collection[Tag] | None = None) -> Needed:
+def _last_listed(store: Store) -> dict[str, int]:
+    """Return the last commit that lists each set and manifest."""
+    listed: dict[str, int] = {}
+    for entry in reversed(store.log()):
+        if store.layout.snapshot_file(entry.snapshot_id).exists():
+            snapshot = store.snapshot(entry.snapshot_id)
+            names = [s.set_id for s in snapshot.sets] + [m.manifest_id for m in snapshot.manifests]
+            listed.update(dict.fromkeys(names, entry.number))
+    return listed
+
+
+def to_forget(store: Store) -> SetsAndManifests:
+    """Return what must go whatever its age, where it is still there: what was forgotten and not listed since."""
+    records = read_forgotten(store)
+    listed = _last_listed(store) if records else {}
+    return SetsAndManifests(
+        sets=frozenset(name for record in records for name in record.sets if listed.get(name, 0) <= record.commit),
+        manifests=frozenset(
+            name for record in records for name in record.manifests if listed.get(name, 0) <= record.commit
+        ),
+    )
+
+
+def needed(store: Store, *, tags: Collection[Tag] | None = None) -> SetsAndManifests:
     """Return what the head and the tags list, less what a tag lost because a patient was forgotten."""
     head = store.snapshot()
     sets = {entry.set_id for entry in head.sets}
@@ -86,4 +115,4 @@ def needed(store: Store, *, tags: Collection[Tag] | None = None) -> Needed:
         gone = frozenset().union(*(record.sets | record.manifests for record in lost))
         sets |= {entry.set_id for entry in tagged.sets} - gone
         manifests |= {entry.manifest_id for entry in tagged.manifests} - gone
-    return Needed(sets=frozenset(sets), manifests=frozenset(manifests))
+    return SetsAndManifests(sets=frozenset(sets), manifests=frozenset(manifests))

@@ -69,6 +69,8 @@ def list_tags(store: Store, *, deleted: bool = False) -> list[Tag]:
         A tag's file is not what was written.
     """
     folder = store.layout.tags
+    if not folder.is_dir():
+        return []
     with storage_errors(folder, "read"):
         names = [entry.name.removesuffix(_SUFFIX) for entry in os.scandir(folder) if entry.name.endswith(_SUFFIX)]
     tags = [_read_tag(store, name) for name in sorted(names) if is_tag_name(name)]
@@ -95,6 +97,8 @@ def create_tag(store: Store, name: str, *, snapshot_id: str) -> Tag:
             f"first a letter or digit, and not {HEAD_NAME!r}"
         )
     path = store.layout.tag_file(name)
+    with storage_errors(path, "write"):
+        path.parent.mkdir(exist_ok=True)
     with store.publishing():
         if not path.exists():
             snapshot = store.snapshot(snapshot_id)

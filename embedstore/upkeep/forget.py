@@ -19,12 +19,12 @@ from embedstore.errors import BusyError
 from embedstore.files import TEMPORARY_PREFIX
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX
-from embedstore.snapshot.references import add_forgotten, needed, read_forgotten
+from embedstore.snapshot.references import add_forgotten, to_forget
 from embedstore.snapshot.tags import list_tags
 from embedstore.store import Store
 from embedstore.upkeep.builds import BuildState, read_builds, refuse_live_builds
 from embedstore.upkeep.gc import sweep
-from embedstore.upkeep.leftovers import WRITER_IDLE_H, Leftover, doomed, freed_bytes, last_change
+from embedstore.upkeep.leftovers import WRITER_IDLE_H, Leftover, doomed, entries_of, freed_bytes, last_change
 from embedstore.upkeep.rewrite import holds_any, write_without
 from embedstore.upkeep.trace import Trace, trace_patient
 
@@ -123,18 +123,12 @@ def _refuse_busy(store: Store, trace: Trace) -> None:
     refuse_live_builds(concerned, doing="forget the patient")
 
 
-def _unfinished(store: Store) -> tuple[set[str], set[str]]:
+def _unfinished(store: Store) -> tuple[list[str], list[str]]:
     """Return the sets and manifests that an earlier forgetting left behind when it was cut off."""
-    keep = needed(store)
-    sets: set[str] = set()
-    manifests: set[str] = set()
-    for record in read_forgotten(store):
-        sets |= {name for name in record.sets - keep.sets if store.layout.set_folder(name).exists()}
-        # The record of a manifest goes after its file.
-        manifests |= {
-            name for name in record.manifests - keep.manifests if store.layout.manifest_record(name).exists()
-        }
-    return sets, manifests
+    names, layout = to_forget(store), store.layout
+    sets = [name for name in sorted(names.sets) if layout.set_folder(name).exists()]
+    # The record of a manifest goes after its file.
+    return sets, [name for name in sorted(names.manifests) if layout.manifest_record(name).exists()]
 
 
 def _temporaries(store: Store, now: float) -> list[Leftover]:
@@ -142,7 +136,7 @@ def _temporaries(store: Store, now: float) -> list[Leftover]:
     layout = store.layout
     is_building = any(build.is_live for build in read_builds(store))
     found = []
-    for path in sorted(layout.sets.iterdir()):
+    for path in entries_of(layout.sets):
         if path.name.startswith(STAGING_PREFIX):
             if is_building and (now - last_change(path)) / 3600 < WRITER_IDLE_H:
                 raise BusyError(
@@ -156,7 +150,7 @@ def _temporaries(store: Store, now: float) -> list[Leftover]:
         (layout.manifests, TEMPORARY_PREFIX),
         (layout.builds, TEMPORARY_PREFIX),
     ):
-        for path in sorted(folder.iterdir()):
+        for path in entries_of(folder):
             if path.name.startswith(prefix):
                 kind = "trash" if prefix == TRASH_PREFIX else "partial"
                 found.append(doomed(kind, path, what="a leftover", why="may hold the patient"))
@@ -166,7 +160,7 @@ def _temporaries(store: Store, now: float) -> list[Leftover]:
 def _vectors(store: Store, trace: Trace) -> list[Leftover]:
     """Return the builds and sets that must go."""
     layout = store.layout
-    sets = {**dict.fromkeys(sorted(_unfinished(store)[0]), "a set"), **trace.sets}
+    sets = {**dict.fromkeys(_unfinished(store)[0], "a set"), **trace.sets}
     found = [
         doomed("build", build.folder, what=f"build of {build.title}", why=_WHY)
         for build in _builds_with(store, trace)
@@ -177,7 +171,7 @@ def _vectors(store: Store, trace: Trace) -> list[Leftover]:
 
 def _manifests(store: Store, trace: Trace) -> list[Leftover]:
     """Return the manifests that must go."""
-    names = {**dict.fromkeys(sorted(_unfinished(store)[1]), "a manifest"), **trace.manifests}
+    names = {**dict.fromkeys(_unfinished(store)[1], "a manifest"), **trace.manifests}
     return [doomed("manifest", store.layout.manifest_file(name), what=what, why=_WHY) for name, what in names.items()]
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from embedstore.files import TEMPORARY_PREFIX, storage_errors
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX, is_digest
-from embedstore.snapshot.references import needed, read_forgotten
+from embedstore.snapshot.references import needed, to_forget
 from embedstore.snapshot.tags import list_tags
 from embedstore.store import Store
 from embedstore.upkeep.builds import BuildState, read_builds
 
-__all__ = ["WRITER_IDLE_H", "Leftover", "Survey", "doomed", "freed_bytes", "last_change"]
+__all__ = ["WRITER_IDLE_H", "Leftover", "Survey", "doomed", "entries_of", "freed_bytes", "last_change"]
 
 # Folders of writers that are not builds carry no lock: what changed within the hour may be a writer at work.
 WRITER_IDLE_H = 1.0
@@ -38,6 +38,12 @@ class Leftover:
         Hours after which it may go.
     what, why : str
         For a person.
+
+    Examples
+    --------
+    >>> old = Leftover(kind="set", path=Path("x"), n_bytes=0, idle_h=25, least_h=24, what="a set", why="dropped")
+    >>> old.may_go
+    True
     """
 
     kind: str
@@ -77,6 +83,14 @@ def _files_of(path: Path) -> Iterator[os.stat_result]:
         yield path.lstat()
     except FileNotFoundError:
         return
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; nothing where there is no folder."""
+    if not folder.is_dir():
+        return []
+    with storage_errors(folder, "read"):
+        return sorted(folder.iterdir())
 
 
 def doomed(kind: str, path: Path, *, what: str, why: str) -> Leftover:
@@ -125,8 +139,7 @@ class Survey:
         self._builds = read_builds(store)
         self._live = [build for build in self._builds if build.is_live]
         self._needed = needed(store)
-        records = read_forgotten(store)
-        self._forgotten = frozenset().union(*(record.sets | record.manifests for record in records))
+        self._to_forget = to_forget(store)
         self._dropped: dict[str, tuple[float, str]] = {}
         self._titles: dict[str, str] = {}
         self._fingerprints: dict[str, tuple[str, str]] = {}
@@ -183,14 +196,8 @@ class Survey:
             why=why,
         )
 
-    def _entries(self, folder: Path) -> list[Path]:
-        if not folder.is_dir():
-            return []
-        with storage_errors(folder, "read"):
-            return sorted(folder.iterdir())
-
     def _each(self, find: Callable[[Path], Leftover | None], folder: Path) -> Iterator[Leftover]:
-        for path in self._entries(folder):
+        for path in entries_of(folder):
             try:
                 leftover = find(path)
             except FileNotFoundError:
@@ -211,7 +218,7 @@ class Survey:
             return None
         what = self._titles.get(name, "a set")
         since, why = self._dropped.get(name, (0.0, "never committed"))
-        if name in self._forgotten:
+        if name in self._to_forget.sets:
             return doomed("set", path, what=what, why=_FORGOTTEN)
         since = max(since, path.stat().st_mtime)
         return self._leftover("set", path, since, self._grace_h, what=what, why=why)
@@ -231,7 +238,7 @@ class Survey:
             return None
         what = self._titles.get(name, "a manifest")
         since, why = self._dropped.get(name, (0.0, "never committed"))
-        if name in self._forgotten:
+        if name in self._to_forget.manifests:
             return doomed("manifest", path, what=what, why=_FORGOTTEN)
         since = max(since, path.stat().st_mtime)
         if path.suffix == ".json" and path.with_suffix(".parquet").exists():

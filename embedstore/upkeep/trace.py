@@ -9,6 +9,7 @@ from embedstore.errors import AmbiguousNameError, UnknownNameError, did_you_mean
 from embedstore.layout import is_digest
 from embedstore.manifest import Manifest
 from embedstore.store import Store
+from embedstore.upkeep.leftovers import entries_of
 from embedstore.upkeep.rewrite import holds_any
 
 __all__ = ["Trace", "trace_patient"]
@@ -106,7 +107,7 @@ def trace_patient(
 
 def _sets_with(store: Store, clips: Mapping[str, frozenset[str]]) -> dict[str, str]:
     found = {}
-    for folder in sorted(store.layout.sets.iterdir()):
+    for folder in entries_of(store.layout.sets):
         if not is_digest(folder.name):
             continue
         opened = store.open_set(folder.name)

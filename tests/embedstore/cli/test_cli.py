@@ -125,7 +125,7 @@ def test_verify_names_file_and_rows(home: Path) -> None:
         (("manifest", "check", "clips.csv"), 4, "is no manifest"),
         (("manifest", "check", "nothing.parquet"), 1, "not there"),
         (("manifest", "make", "foldr", "-o", "x.parquet"), 2, "did you mean 'folder'"),
-        (("encoders", "efficientnet"), 2, "efficientnet-lite0"),
+        (("encoders", "pixelstats"), 2, "did you mean 'pixel-stats'"),
         (("show", "clips/none"), 2, "no set of data set"),
     ],
 )

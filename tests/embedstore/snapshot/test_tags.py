@@ -102,6 +102,14 @@ def test_a_damaged_tag_is_found(store: Store) -> None:
         list_tags(store)
 
 
+def test_a_copy_without_its_empty_folders(store: Store) -> None:
+    for folder in (store.layout.tags, store.layout.prompts):
+        folder.rmdir()
+    assert list_tags(store) == [] and find_snapshot(store) == store.log()[0].snapshot_id
+    create_tag(store, "v1", snapshot_id=find_snapshot(store))
+    assert find_snapshot(store, "v1") == store.log()[0].snapshot_id
+
+
 def test_an_empty_store_has_nothing_to_tag(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "empty")
     with pytest.raises(UnknownNameError, match="has no snapshot yet"):

@@ -28,7 +28,7 @@ from embedstore.build.lock import build_lock
 from embedstore.errors import AmbiguousNameError, BusyError, CorruptionError, UnknownNameError
 from embedstore.manifest import DatasetFacts, Manifest, ManifestField
 from embedstore.snapshot.references import add_forgotten, needed, read_forgotten
-from embedstore.snapshot.tags import create_tag, find_snapshot
+from embedstore.snapshot.tags import create_tag, delete_tag, find_snapshot
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
 from embedstore.upkeep import forget as forget_module
@@ -202,12 +202,17 @@ def test_a_set_made_again_after_forgetting_is_an_ordinary_set(store: Store) -> N
     store.add_manifest(manifest_of(PATIENTS))
     first = add_set(store, CLIPS)
     forget_patient(store, "pat-medlar", apply=True)
-    store.add_manifest(manifest_of(PATIENTS))
+    manifest = store.add_manifest(manifest_of(PATIENTS)).manifest_id
     assert add_set(store, CLIPS) == first  # the patient agreed again
     create_tag(store, "again", snapshot_id=store.log()[0].snapshot_id)
     add_set(store, OTHERS)
-    assert collect_garbage(store, grace_h=0, apply=True).removed == [] or store.layout.set_folder(first).is_dir()
-    assert first in needed(store).sets and is_sound(store)
+    store.add_manifest(manifest_of({"clip-2": "pat-other"}))
+    collect_garbage(store, grace_h=0, apply=True)
+    assert first in needed(store).sets and store.layout.set_folder(first).is_dir()
+    delete_tag(store, "again")
+    assert collect_garbage(store, grace_h=24, apply=True).removed == []
+    gone = {leftover.path.stem for leftover in collect_garbage(store, grace_h=0, apply=True).removed}
+    assert gone == {first, manifest} and is_sound(store)
 
 
 def test_the_same_id_in_two_data_sets(store: Store) -> None:
