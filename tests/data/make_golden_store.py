@@ -79,6 +79,7 @@ BROUGHT = EncoderSpec(
     sampling=None,
     pooling="unknown",
     clip_dim=4,
+    frame_dim=2,
     unknown=("weights_sha256", "sampling", "pooling", "preprocessing"),
 )
 
@@ -270,8 +271,8 @@ def add_clip(golden: GoldenSet, row: Mapping[str, Any], resolved: ResolvedFrames
             "covered_s": resolved.covered_s,
             "effective_hz": resolved.effective_hz,
             "n_padded": resolved.n_padded,
-            "frame_row": len(golden.frames or ()),
-            "n_frame_rows": len(frame_rows),
+            "frame_row": None if golden.frames is None else len(golden.frames),
+            "n_frame_rows": 0 if golden.frames is None else len(frame_rows),
             "window_row": None if golden.windows is None else len(golden.windows),
             "n_window_rows": len(window_rows),
         }
@@ -296,8 +297,10 @@ def add_failure(golden: GoldenSet, row: Mapping[str, Any], *, resolved: str, rea
 
 
 def set_of_loops(spec: EncoderSpec, manifest: Manifest, *, tag: int, corrupt: Sequence[str] = ()) -> GoldenSet:
-    """A set of ``golden-loops``: every clip that can be sampled and is not corrupt."""
-    golden = GoldenSet(manifest.name, spec, tag, frames=[], windows=[] if spec.unit == "clip" else None)
+    """A set of ``golden-loops``: every clip that can be sampled and is not corrupt; key frames alone are not kept."""
+    golden = GoldenSet(manifest.name, spec, tag, windows=[] if spec.unit == "clip" else None)
+    if spec is not KEY_FRAMES:
+        golden.frames = []
     for row in manifest.table.to_pylist():
         try:
             resolved = resolve(spec, row, manifest)
@@ -311,21 +314,27 @@ def set_of_loops(spec: EncoderSpec, manifest: Manifest, *, tag: int, corrupt: Se
     return golden
 
 
+def brought_key(row: Mapping[str, Any], frames: Sequence[int]) -> str:
+    """The key of vectors that were brought from elsewhere."""
+    picked = np.array(frames, "<i8").tobytes()
+    resolved = hashlib.sha256(b"ingested\0" + row["clip_id"].encode() + b"\0" + picked).hexdigest()
+    return BROUGHT.vector_key(content_sha256=row["sha256"] or "unknown", resolved_digest=resolved)
+
+
 def set_of_stills(manifest: Manifest) -> GoldenSet:
-    """A set of vectors from elsewhere: no frames, next to nothing known."""
-    golden = GoldenSet(manifest.name, BROUGHT, 5)
-    for row in manifest.table.to_pylist():
-        key = BROUGHT.vector_key(content_sha256=row["sha256"] or "unknown", resolved_digest="unresolved")
-        golden.index.append(
-            {
-                "row": len(golden.index),
-                "clip_id": row["clip_id"],
-                "content_sha256": row["sha256"],
-                "vector_key": key,
-                "n_frame_rows": 0,
-                "n_window_rows": 0,
-            }
-        )
+    """A set of vectors from elsewhere: next to nothing known, and one clip lacks them."""
+    golden = GoldenSet(manifest.name, BROUGHT, 5, frames=[])
+    for at, row in enumerate(manifest.table.to_pylist()):
+        numbers = [] if at == 3 else list(range(0, 2 * (at % 3 + 1), 2))
+        key = brought_key(row, numbers)
+        cells = {"clip_id": row["clip_id"], "content_sha256": row["sha256"], "vector_key": key}
+        if at == 7:
+            golden.failures.append({**cells, "vector_key": brought_key(row, []), "reason": "no-vector"})
+            continue
+        assert golden.frames is not None
+        counts = {"frame_row": len(golden.frames), "n_frame_rows": len(numbers), "n_window_rows": 0}
+        golden.index.append({"row": len(golden.index), **cells, **counts})
+        golden.frames += [{"clip_id": row["clip_id"], "frame": number} for number in numbers]
     return golden
 
 

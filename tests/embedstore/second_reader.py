@@ -414,10 +414,13 @@ def padded(window: list[int], wanted: int, padding: str) -> list[int]:
     return [cycle[i % len(cycle)] for i in range(wanted)]
 
 
-def vector_key(spec: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The key of a manifest's row under a spec."""
+def vector_key(spec: Mapping[str, Any], row: Mapping[str, Any], *, frames: Sequence[int] = ()) -> str:
+    """The key of a manifest's row under a spec; ``frames`` are the clip's numbers in the frame index."""
     resolved = "unresolved"
-    if spec["sampling"] is not None and row["n_frames"] is not None:
+    if spec["sampling"] is None:
+        picked = np.array(frames, "<i8").tobytes()
+        resolved = sha256(b"ingested\0" + row["clip_id"].encode("utf-8") + b"\0" + picked)
+    elif row["n_frames"] is not None:
         roles: dict[str, list[int]] = {}
         for entry in row["key_frames"]:
             roles.setdefault(entry["role"], []).append(entry["frame"])

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedstore
+from embedstore.build.plan import make_plan
 from embedstore.embedding_set import TABLE_SCHEMAS
 from embedstore.errors import CorruptionError, FormatError, MediaError
 from embedstore.files import seal_json
@@ -29,7 +30,7 @@ from embedstore.layout import FORMAT_VERSION
 from embedstore.manifest.fields import STANDARD
 from embedstore.snapshot.tags import list_tags
 from embedstore.snapshot.verify import verify_store
-from embedstore.spec import FrameSampling
+from embedstore.spec import EncoderSpec, FrameSampling
 from embedstore.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -225,12 +226,27 @@ def test_vector_keys_follow_from_the_manifests(whole: Any) -> None:
     seen = set()
     for vectors in whole.sets.values():
         spec, dataset = vectors.described["spec"], vectors.described["dataset"]
+        frames: dict[str, list[int]] = {}
+        for row in vectors.tables.get("frame_index.parquet", ()):
+            frames.setdefault(row["clip_id"], []).append(row["frame"])
         for row in [*vectors.tables["index.parquet"], *vectors.tables["failures.parquet"]]:
             clip = rows_of[dataset, row["clip_id"]]
-            assert second.vector_key(spec, clip) == row["vector_key"]
+            assert second.vector_key(spec, clip, frames=frames.get(row["clip_id"], ())) == row["vector_key"]
             assert row["content_sha256"] == clip["sha256"]
             seen.add(row.get("reason"))
-    assert seen == {None, "corrupt", "no-key-frame"}
+    assert seen == {None, "corrupt", "no-key-frame", "no-vector"}
+
+
+@pytest.mark.parametrize("rule", ["all", "uniform:3", "rate:7.5x4", "keyframe:es", "stride:2x4"])
+def test_a_plan_has_the_keys_of_the_document(store: Store, whole: Any, rule: str) -> None:
+    """With what the manifests do not state: frames, fps, digests, key frames."""
+    spec = EncoderSpec(name="other", clip_dim=3, sampling=FrameSampling(rule, n_windows=2, padding="loop"))
+    for entry in store.manifests():
+        rows = {row["clip_id"]: row for row in whole.manifests[entry.manifest_id].rows}
+        plan = make_plan(store, store.open_manifest(entry), spec, with_frames=False)
+        assert {clip.clip_id for clip in plan.clips} == set(rows)
+        for clip in plan.clips:
+            assert clip.vector_key == second.vector_key(spec.to_dict(), rows[clip.clip_id]), clip.clip_id
 
 
 def test_every_file_is_covered(tmp_path: Path) -> None:
