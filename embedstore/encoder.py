@@ -201,6 +201,16 @@ class EncoderCard:
         located = resolve_string(self.weights_locator)()
         return None if located is None else Path(located)
 
+    def fitted(self, *, variant: str = "published", weights: Path | None = None) -> EncoderCard:
+        """Return the card for a variant and a checkpoint: a family may take dimensions or sizes from the file."""
+        return self
+
+    def deciding_files(self, weights: Path) -> tuple[Path, ...]:
+        """Return the files of a weights folder, or the one file, whose bytes decide a vector; all of them here."""
+        if not weights.is_dir():
+            return (weights,)
+        return tuple(sorted(file for file in weights.rglob("*") if file.is_file()))
+
     def spec(
         self,
         *,

@@ -75,6 +75,7 @@ def _load(opened: EmbeddingSet, device: str) -> tuple[EncoderCard, Encoder] | st
     try:
         card = get_card(opened.spec.name)
         weights = find_weights(card)
+        card = card.fitted(variant=opened.spec.variant, weights=weights.path)
     except (UnknownNameError, EnvironmentFailure) as error:
         return str(error)
     if weights.sha256 != opened.spec.weights_sha256:

@@ -74,6 +74,7 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
         card = get_card(name)
         # Only an encoder that the user names is downloaded; `all` means what is on this machine.
         weights = find_weights(card, request.weights.get(name), download=title in request.encoders)
+        card = card.fitted(variant=variant or "published", weights=weights.path)
         spec = card.spec(
             variant=variant or "published",
             weights_sha256=weights.sha256,

@@ -30,7 +30,7 @@ def has_weights(card: EncoderCard) -> bool:
 def find_weights(card: EncoderCard, given: Path | None = None, *, download: bool = False) -> Weights:
     """Return the weights that the user gave, else those on this machine, else, where asked to, download them.
 
-    A folder's digest is that of the sorted list of its files' names and digests.
+    A folder's digest is that of the names and digests of the files in it that decide a vector, sorted.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def find_weights(card: EncoderCard, given: Path | None = None, *, download: bool
             f"give them with --weights {card.name}=FILE"
         )
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(card.deciding_files(path))
         return Weights(path, digest_json([[str(f.relative_to(path)), hash_file(f).sha256] for f in files]))
     if not path.is_file():
         raise UnknownNameError(f"the weights file {path} of {card.name!r} is not there")
