@@ -17,16 +17,17 @@ Generated from `--help` by `make docs`. Exit codes: 0 done; 1 the machine failed
 """
 
 
-def commands_of(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+def commands_of(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """Yield (full name, help text) of a command and everything below it."""
     widths = {"max_content_width": 100, "terminal_width": 100}
-    with command.make_context(name, [], resilient_parsing=True, **widths) as context:
+    own_name = name.rpartition(" ")[2]
+    with command.make_context(own_name, [], parent=parent, resilient_parsing=True, **widths) as context:
         yield name, command.get_help(context)
         if isinstance(command, click.Group):
             for child in command.list_commands(context):
                 below = command.get_command(context, child)
                 assert below is not None
-                yield from commands_of(below, f"{name} {child}")
+                yield from commands_of(below, f"{name} {child}", context)
 
 
 def render() -> str:

@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PLUGIN = Path(__file__).parent / "plugin"
 sys.path.insert(0, str(PLUGIN))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *filter(None, [os.environ.get("PYTHONPATH")])])
 # Before torch is imported: waiting threads must not spin while two test processes share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long an example takes is the machine's matter, not a test's.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)
