@@ -26,6 +26,7 @@ from embedstore.embedding_set import (
 )
 from embedstore.errors import BusyError, CorruptionError, NothingDecodedError
 from embedstore.files import read_json, remove_file, remove_folder
+from embedstore.history import SetEntry, Snapshot
 from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
@@ -270,7 +271,7 @@ def drop_stale_builds(store: Store, dataset: str, fingerprint: str) -> None:
     for path in sorted(store.layout.builds.glob("[0-9a-f]*/plan.json")):
         header = read_json(path)
         spec = EncoderSpec.from_dict(header["spec"])
-        if (header["dataset"], spec.fingerprint) != named or not heads - {header["parent"]}:
+        if (header["dataset"], spec.fingerprint) != named or not heads - {header["replaces"]}:
             continue
         with suppress(BusyError), build_lock(store.layout.builds, path.parent.name, shared=False):
             remove_folder(path.parent)
@@ -321,6 +322,18 @@ def commit_build(
     with store.publishing():
         set_id = _pack(store, plan, placed, packer.failed, provenance=provenance)
         entry = store.entry_of(store.open_set(set_id))
-        store.commit(lambda head: head.with_set(entry), reason=reason)
+        store.commit(lambda head: _grown(head, entry, plan.replaces), reason=reason)
     remove_folder(build_folder)
     return set_id
+
+
+def _grown(head: Snapshot, entry: SetEntry, replaces: str | None) -> Snapshot:
+    """Put a set in the place of the one that its plan began from; refuse where another build came first."""
+    named = (entry.dataset, entry.fingerprint)
+    current = [old.set_id for old in head.sets if (old.dataset, old.fingerprint) == named]
+    if current and current[0] not in (replaces, entry.set_id):
+        raise BusyError(
+            "another build of this set, with another selection of clips, was committed meanwhile; run the same "
+            "command again: it keeps what is there and adds what is missing"
+        )
+    return head.with_set(entry)

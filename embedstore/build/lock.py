@@ -10,6 +10,9 @@ from embedstore.locks import host_lock
 
 __all__ = ["build_lock"]
 
+# Commands that look whether a build is live hold its lock for microseconds.
+_WAIT_S = 0.2
+
 
 @contextmanager
 def build_lock(store_builds: Path, key: str, *, shared: bool) -> Iterator[None]:
@@ -26,5 +29,5 @@ def build_lock(store_builds: Path, key: str, *, shared: bool) -> Iterator[None]:
         "another build of this set is running on this machine; wait for it, or give parts to several workers with "
         "--shard I/N"
     )
-    with host_lock(store_builds / f"{key}.lock", shared=shared, wait_s=0.0, busy=busy):
+    with host_lock(store_builds / f"{key}.lock", shared=shared, wait_s=_WAIT_S, busy=busy):
         yield

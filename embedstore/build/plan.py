@@ -91,6 +91,8 @@ class BuildPlan:
         Kept rows first, in the parent's order, then the others in the manifest's.
     n_expected : int
         Clips of the manifest that the request selects.
+    replaces : str or None
+        The head's set of this data set and spec when the plan was made: the parent, or one that cannot grow.
     n_dropped : int
         Rows of the parent that the new set does not take over.
     batch_size : int or None
@@ -104,6 +106,7 @@ class BuildPlan:
     parent: str | None
     clips: tuple[PlannedClip, ...]
     n_expected: int
+    replaces: str | None = None
     n_dropped: int = 0
     batch_size: int | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -138,6 +141,7 @@ class BuildPlan:
             "with_frames": self.with_frames,
             "parent": self.parent,
             "n_expected": self.n_expected,
+            "replaces": self.replaces,
             "n_dropped": self.n_dropped,
             "batch_size": self.batch_size,
             "clips_sha256": hashlib.sha256(table).hexdigest(),
@@ -167,6 +171,7 @@ class BuildPlan:
             parent=header["parent"],
             clips=tuple(PlannedClip(**row) for row in rows),
             n_expected=header["n_expected"],
+            replaces=header["replaces"],
             n_dropped=header["n_dropped"],
             batch_size=header["batch_size"],
         )
@@ -313,6 +318,7 @@ def make_plan(
         parent=parent_id,
         clips=clips,
         n_expected=sum(chosen),
+        replaces=parents[0].set_id if parents else None,
         n_dropped=n_dropped,
         counts=Counter(clip.action for clip in clips),
     )

@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from embedstore import shards
 from embedstore.embedding_set import TABLE_SCHEMAS, EmbeddingSet, SetWriter, rows_to_table
 from embedstore.errors import MediaError
 from embedstore.manifest import DatasetFacts, FieldFacts, Manifest, ManifestField
+from embedstore.snapshot.references import add_forgotten
 from embedstore.snapshot.tags import create_tag, delete_tag
 from embedstore.spec import EncoderSpec, FrameSampling, ResolvedFrames
 from embedstore.store import Store
@@ -404,6 +405,20 @@ def expected_manifest(manifest: Manifest, rows: Sequence[Mapping[str, Any]], key
     }
 
 
+def write_and_forget(store: Store, manifest: Manifest) -> None:
+    """A set that was published and tagged, and then had to go: its tag lacks it, its record stays."""
+    gone = set_of_stills(manifest)
+    gone.spec = replace(BROUGHT, variant="gone")
+    set_id = write_set(store, gone)
+    create_tag(store, "sent", snapshot_id=store.log()[0].snapshot_id)
+    store.commit(
+        lambda head: replace(head, sets=tuple(entry for entry in head.sets if entry.set_id != set_id)),
+        reason="forget",
+    )
+    add_forgotten(store, sets=[set_id], manifests=[], tags=["sent"])
+    shutil.rmtree(store.layout.set_folder(set_id))
+
+
 def make(folder: Path) -> None:
     """Write the store and its expected values into a folder that is empty or new."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -421,6 +436,7 @@ def make(folder: Path) -> None:
         store.add_manifest(second)
         ids.append(write_set(store, many, parent=store.open_set(ids[0]), n_kept=len(few.index)))
         ids += [write_set(store, golden) for golden in sets[2:]]
+        write_and_forget(store, still)
         create_tag(store, "paper-1.0", snapshot_id=store.log()[0].snapshot_id)
         create_tag(store, "mistake", snapshot_id=store.log()[2].snapshot_id)
         delete_tag(store, "mistake")
@@ -436,7 +452,7 @@ def make(folder: Path) -> None:
     expected = {
         "made_with": {"pyarrow": pa.__version__},
         "log": log,
-        "tags": {"first": log[1]["snapshot"], "paper-1.0": log[-1]["snapshot"]},
+        "tags": {"first": log[1]["snapshot"], "paper-1.0": log[-1]["snapshot"], "sent": log[-2]["snapshot"]},
         "fingerprints": {golden.spec.title: golden.spec.fingerprint for golden in sets},
         "provenance": PROVENANCE,
         "growth": ids[:2],

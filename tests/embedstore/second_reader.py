@@ -187,6 +187,7 @@ def read_forgotten(root: Path) -> dict[str, set[str]]:
     lost: dict[str, set[str]] = {}
     for number in names_in(root / "forgotten", ".json"):
         record = read_sealed(root / "forgotten" / f"{number}.json")
+        require(set(record) >= {"commit", "sets", "manifests", "tags"}, f"{number} is no record")
         for name in record["tags"]:
             lost.setdefault(name, set()).update(record["sets"], record["manifests"])
     return lost

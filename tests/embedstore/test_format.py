@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import embedstore
 from embedstore.build.plan import make_plan
 from embedstore.embedding_set import TABLE_SCHEMAS
-from embedstore.errors import CorruptionError, FormatError, MediaError
+from embedstore.errors import CorruptionError, FormatError, MediaError, StorageError
 from embedstore.files import seal_json
 from embedstore.identity import canonical_json
 from embedstore.layout import FORMAT_VERSION
@@ -137,6 +137,14 @@ def test_the_golden_store_verifies_and_reading_leaves_no_trace(store: Store) -> 
         outcome = verify_store(store, quick=quick)
         assert outcome.problems == []
     assert tree(GOLDEN) == before and not (GOLDEN / "store/prompts").exists()
+
+
+def test_what_was_forgotten_is_missed_by_nobody(store: Store, whole: Any) -> None:
+    listed = {entry["set_id"] for snapshot in whole.snapshots.values() for entry in snapshot["sets"]}
+    (gone,) = listed - set(whole.sets)
+    assert second.read_forgotten(GOLDEN / "store") == {"sent": {gone}}
+    with pytest.raises(StorageError, match=gone):
+        store.open_set(gone)
 
 
 def test_a_grown_set_keeps_its_rows(store: Store, expected: dict[str, Any]) -> None:

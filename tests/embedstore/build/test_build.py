@@ -438,3 +438,22 @@ def test_recompute_finds_vectors_of_other_clips(ready: tuple[Store, Path]) -> No
     assert wrong.differing == (0, 1)
     shutil.rmtree(root)
     assert "media" in recompute_set(store, opened, n_clips=4, n_workers=0).skipped
+
+
+def test_a_build_that_was_overtaken_replaces_nothing(ready: tuple[Store, Path]) -> None:
+    """A build of some clips and one of all begin from the same head; whoever is late must not drop the other's."""
+    store, root = ready
+    request = BuildRequest(encoders=("stub",), n_workers=0, where="patient_id == p01")
+    raced = False
+
+    def race(clip_id: str, reason: str | None) -> None:
+        nonlocal raced
+        if not raced:
+            raced = True
+            build(store)
+
+    with pytest.raises(BusyError, match="committed meanwhile"):
+        build_sets(store, request, progress=Progress(clip=race))
+    assert len(store.get(dataset="clips", encoder="stub")) == 8
+    (again,) = build_sets(store, request)
+    assert (again.n_ok, again.n_reused) == (2, 2)
