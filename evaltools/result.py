@@ -164,6 +164,8 @@ class Result:
     axis : mapping
         Keys of the JSON form that tell the result apart: ``fraction`` and ``repeat`` on a curve, ``train_dataset`` in
         a transfer.
+    extras : mapping
+        JSON values that a protocol adds to the JSON form, such as the bank of a zero-shot result.
     """
 
     task: Task
@@ -185,6 +187,7 @@ class Result:
     provenance: Provenance
     predictions: Predictions
     axis: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -254,5 +257,6 @@ class Result:
             "task_digest": known.task,
             "protocol_digest": known.protocol,
             "versions": software_versions(),
+            **self.extras,
             **self.axis,
         }

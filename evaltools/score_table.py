@@ -22,7 +22,7 @@ from evaltools.protocols import EvalProtocol
 from evaltools.resample import DEFAULT_DRAWS, Estimate
 from evaltools.result import Counts, GroupScores, Predictions, Provenance, Result
 
-__all__ = ["ProbeOptions", "ScoreTable"]
+__all__ = ["ProbeOptions", "ScoreTable", "TableRow"]
 
 _MAX_GROUPS = 20
 _UNKNOWN_GROUP = "unknown"
@@ -70,6 +70,16 @@ class ProbeOptions:
     cv: str | None = None
     controls: bool = True
     n_shuffles: int | None = None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One set of vectors in a table: pooled how, where its vectors stand, of how many dimensions."""
+
+    source: VectorSource
+    pool: str
+    located: Located
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -157,20 +167,35 @@ class ScoreTable:
         fitted = fit_and_predict(self.protocol, X, self.targets)
         metrics = self.estimates(fitted.predictions)
         shuffled = self._shuffled(X, metrics) if self.options.controls else None
+        row = TableRow(source, pool, located, dim=X.shape[1])
+        return self.assemble(row, fitted, metrics, self.controls(X, shuffled), shuffled=shuffled, axis=axis)
+
+    def assemble(
+        self,
+        row: TableRow,
+        fitted: Fitted,
+        metrics: Mapping[str, Estimate],
+        controls: Mapping[str, Mapping[str, Estimate]],
+        *,
+        shuffled: Shuffled | None,
+        axis: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Return the result of predictions, however they came about."""
+        source = row.source
         return Result(
             task=self.scored.task,
             dataset=self.scored.dataset,
             encoder=source.spec.name,
             variant=source.spec.variant,
-            pool=pool,
+            pool=row.pool,
             protocol=self.protocol.name,
-            dim=X.shape[1],
+            dim=row.dim,
             metrics=metrics,
-            controls=self.controls(X, shuffled),
+            controls=controls,
             n_shuffles=0 if shuffled is None else shuffled.n,
             p_shuffled=None if shuffled is None else shuffled.p,
             groups={column: self._groups(column, fitted.predictions) for column in self.options.by},
-            counts=self._counts(located),
+            counts=self._counts(row.located),
             chosen=fitted.chosen,
             seed=self.options.seed,
             draws=self.options.draws,
