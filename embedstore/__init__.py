@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.embedding_set import EmbeddingSet
-    from embedstore.encoder import Encoded, Encoder, EncoderCard, LoadRequest, Variant
+    from embedstore.encoder import Encoded, Encoder, EncoderCard, LoadRequest, TaskHead, Variant
     from embedstore.manifest import DatasetFacts, Manifest, ManifestField
     from embedstore.spec import EncoderSpec, FrameSampling
     from embedstore.store import Store
@@ -35,6 +35,7 @@ __all__ = [
     "Manifest",
     "ManifestField",
     "Store",
+    "TaskHead",
     "Variant",
     "VectorArray",
     "open",
@@ -53,6 +54,7 @@ _HOMES = {
     "Manifest": "embedstore.manifest",
     "ManifestField": "embedstore.manifest",
     "Store": "embedstore.store",
+    "TaskHead": "embedstore.encoder",
     "Variant": "embedstore.encoder",
     "VectorArray": "embedstore.vector_array",
 }

@@ -6,7 +6,7 @@ Imports no torch: a card's loader is a lazy string.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,15 +19,18 @@ from embedstore.errors import EmbedstoreError, MissingExtraError, UnknownNameErr
 from embedstore.spec import EncoderSpec, FrameSampling
 
 __all__ = [
+    "ACTIVATIONS",
     "Encoded",
     "Encoder",
     "EncoderCard",
     "LoadRequest",
     "Preprocess",
+    "TaskHead",
     "Variant",
     "encoder_cards",
     "get_card",
     "load_encoder",
+    "load_heads",
     "resolve_string",
     "split_title",
 ]
@@ -112,6 +115,51 @@ class LoadRequest:
     device: str = "auto"
 
 
+#: What a published head does to its outputs; `one-minus-sigmoid` where the authors trained for the absence.
+ACTIVATIONS = ("identity", "sigmoid", "one-minus-sigmoid", "softmax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskHead:
+    """A task's head as its authors published it: one linear layer on the vectors of the encoder.
+
+    Attributes
+    ----------
+    task : str
+        The authors' own name of the task.
+    weight : (n_out, D) float32
+    bias : (n_out,) float32
+    activation : {"identity", "sigmoid", "one-minus-sigmoid", "softmax"}
+    unit : str or None
+        Of a measured number, e.g. ``"pct"``, ``"cm"``.
+    outputs : tuple of str
+        What each output is: the class, or the task's name where there is one output only.
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit, a number is not finite, or the activation is none of these.
+    """
+
+    task: str
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    activation: str
+    unit: str | None = None
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"head {self.task!r} has the activation {self.activation!r}, not one of {ACTIVATIONS}")
+        n_out = len(self.outputs)
+        if self.weight.ndim != 2 or self.weight.shape[0] != n_out or self.bias.shape != (n_out,):
+            raise ValueError(
+                f"head {self.task!r} has {n_out} outputs, weights {self.weight.shape} and bias {self.bias.shape}"
+            )
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
+            raise ValueError(f"head {self.task!r} has a weight or bias that is not finite")
+
+
 class EncoderLoader(Protocol):
     """What a card's ``loader`` string names."""
 
@@ -151,6 +199,10 @@ class EncoderCard:
         an encoder that the user names.
     text_loader : str or None
         ``module:callable`` that loads the text tower, None where there is none.
+    text_files : tuple of str
+        Names of the files beside the weights that decide how a prompt is cut, where they are there.
+    heads_loader : str or None
+        ``module:callable`` of a `LoadRequest` that returns a sequence of `TaskHead`, None where none are published.
     precisions : tuple of str
         Compute precisions that make sense; another one falls back to float32.
     weights_sha256, weights_bytes : known digest and size of the published file, where known.
@@ -183,6 +235,8 @@ class EncoderCard:
     weights_source: str = ""
     text_tower: str = "none"
     text_loader: str | None = None
+    text_files: tuple[str, ...] = ()
+    heads_loader: str | None = None
     weights_fetcher: str | None = None
     precisions: tuple[str, ...] = ("float32", "bf16")
     pretraining_data: tuple[str, ...] = ()
@@ -335,3 +389,17 @@ def load_encoder(card: EncoderCard, request: LoadRequest) -> Encoder:
     """Load a model; this is where torch is first imported."""
     loader: EncoderLoader = resolve_string(card.loader)
     return loader(request)
+
+
+def load_heads(card: EncoderCard, request: LoadRequest) -> tuple[TaskHead, ...]:
+    """Load the task heads that an encoder was published with.
+
+    Raises
+    ------
+    UnknownNameError
+        There are none.
+    """
+    if card.heads_loader is None:
+        raise UnknownNameError(f"encoder {card.name!r} was published without task heads")
+    heads: Sequence[TaskHead] = resolve_string(card.heads_loader)(request)
+    return tuple(heads)
