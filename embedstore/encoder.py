@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from embedstore.errors import EmbedstoreError, MissingExtraError, UnknownNameError, did_you_mean
 from embedstore.spec import EncoderSpec, FrameSampling
+from embedstore.weights_cache import cached_path
 
 __all__ = [
     "ACTIVATIONS",
@@ -108,11 +109,15 @@ class LoadRequest:
         Checkpoint file or folder.
     device : str
         A torch device name; ``auto`` picks cuda, else cpu.
+    trusted_sha256 : str or None
+        Digest of a ``.pt`` file that the user trusts although it names code (``--trust-checkpoint``); hand it to
+        `encoders.checkpoint.open_checkpoint`.
     """
 
     spec: EncoderSpec
     weights: Path | None
     device: str = "auto"
+    trusted_sha256: str | None = None
 
 
 #: What a published head does to its outputs; `one-minus-sigmoid` where the authors trained for the absence.
@@ -192,8 +197,8 @@ class EncoderCard:
     variants : mapping of str to Variant
         ``published`` is the default and must be there.
     weights_locator : str or None
-        ``module:function`` that returns the path of installed weights or None, importing no torch. None as a
-        value: the encoder has no weights.
+        ``module:function`` that returns the path of installed weights or None, importing no torch. None here and
+        as ``weights_url``: the encoder has no weights.
     weights_fetcher : str or None
         ``module:function`` of (card) that downloads the published weights and returns their path; called only for
         an encoder that the user names.
@@ -205,7 +210,11 @@ class EncoderCard:
         ``module:callable`` of a `LoadRequest` that returns a sequence of `TaskHead`, None where none are published.
     precisions : tuple of str
         Compute precisions that make sense; another one falls back to float32.
-    weights_sha256, weights_bytes : known digest and size of the published file, where known.
+    weights_url : str or None
+        Where one file is downloaded from, for weights that are not on the hub; it is cached and hashed.
+    weights_member : str
+        Path of the weights inside, where that file is a zip archive.
+    weights_sha256, weights_bytes : known digest and size of the published file (or archive member), where known.
     licence, licence_forbids, paper, weights_source, text_tower : str
         Facts for people.
     pretraining_data : tuple of str
@@ -226,6 +235,8 @@ class EncoderCard:
     preprocessing_revision: int = 1
     pooling: str = "mean-l2"
     weights_locator: str | None = None
+    weights_url: str | None = None
+    weights_member: str = ""
     weights_sha256: str | None = None
     weights_bytes: int | None = None
     n_parameters: int | None = None
@@ -248,12 +259,21 @@ class EncoderCard:
         if "published" not in self.variants:
             raise ValueError(f"card {self.name!r} has no variant 'published'")
 
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the encoder has weights at all."""
+        return self.weights_locator is not None or self.weights_url is not None
+
     def locate_weights(self) -> Path | None:
-        """Return the installed checkpoint, or None where there is none or none is needed."""
-        if self.weights_locator is None:
-            return None
-        located = resolve_string(self.weights_locator)()
-        return None if located is None else Path(located)
+        """Return the installed or downloaded checkpoint, or None where there is none or none is needed."""
+        if self.weights_locator is not None:
+            located = resolve_string(self.weights_locator)()
+            if located is not None:
+                return Path(located)
+        if self.weights_url is not None:
+            cached = cached_path(self.name, self.weights_url, member=self.weights_member)
+            return cached if cached.is_file() else None
+        return None
 
     def fitted(self, *, variant: str = "published", weights: Path | None = None) -> EncoderCard:
         """Return the card for a variant and a checkpoint: a family may take dimensions or sizes from the file."""

@@ -9,6 +9,7 @@
     |   +-- MediaError                   one clip cannot be decoded; `reason` is the word kept in failures
     |   +-- NothingDecodedError          no clip of a build could be decoded
     +-- UnknownNameError          (2)    also a LookupError: the name, option or store is not there
+    |   +-- TooLittleMemoryError         also a MemoryError: a model does not fit; `needed` says how much it takes
     |   +-- StoreNotFoundError           also a FileNotFoundError
     |   +-- AmbiguousNameError           several things match; the message lists them
     +-- ContentError              (4)    also a ValueError: what was read breaks a rule
@@ -99,6 +100,24 @@ class UnknownNameError(EmbedstoreError, LookupError):
 
     exit_code = 2
     kind = "unknown"
+
+
+class TooLittleMemoryError(EnvironmentFailure, MemoryError):
+    """A device does not hold a model, or a batch beside it.
+
+    Parameters
+    ----------
+    message : str
+        One sentence, with what is needed and what is free.
+    needed : int
+        Bytes that the model takes.
+    """
+
+    kind = "memory"
+
+    def __init__(self, message: str, *, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 class StoreNotFoundError(UnknownNameError, FileNotFoundError):

@@ -14,12 +14,12 @@ ROOT = Path(__file__).parent.parent
 # A module may import its own layer and those below it.
 LAYERS = [
     {"errors", "identity", "layout", "files", "locks"},
-    {"safe_yaml", "dataset", "spec", "encoder", "media", "where"},
+    {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "weights_cache"},
     {"manifest"},
     {"shards", "vector_array"},
     {"embedding_set", "views"},
     {"history", "store"},
-    {"snapshot", "build", "ingest", "phantom", "upkeep"},
+    {"snapshot", "build", "ingest", "phantom", "upkeep", "doctor"},
     {"cli", "__main__"},
 ]
 TORCH_SIDE = {"torch", "torchvision", "open_clip", "transformers", "timm", "efficientnet_lite_pytorch"}
