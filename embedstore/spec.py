@@ -78,7 +78,8 @@ class FrameSampling:
         Windows a clip. One window starts at the first frame; the starts of several are spread evenly from the
         first frame to the last start that fits.
     padding : {"none", "repeat-last", "zero", "loop", "palindrome"}
-        ``none`` takes what there is; the others fill a window to N.
+        ``none`` takes what there is; the others fill a window to N. A still image is repeated under each of them:
+        one frame and N - 1 times nothing would be no clip of it.
 
     Raises
     ------
@@ -176,9 +177,9 @@ class FrameSampling:
         short = wanted - len(window)
         if short <= 0:
             return window
-        if self.padding == "zero":
+        if self.padding == "zero" and n_frames > 1:
             return window + [MISSING_FRAME] * short
-        if self.padding == "repeat-last":
+        if self.padding == "repeat-last" or n_frames == 1:
             return window + [window[-1]] * short
         cycle = window if self.padding == "loop" else window + window[-2:0:-1]
         return [cycle[position % len(cycle)] for position in range(wanted)]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from embedstore.encoder import Encoded, EncoderCard, LoadRequest, Variant, resolve_string
-from embedstore.errors import ContentError, EnvironmentFailure, FormatError
+from embedstore.errors import EnvironmentFailure, FormatError
 from embedstore.spec import EncoderSpec, FrameSampling
-from encoders.preprocess import CropAndScale, Pipeline, step_record
+from encoders.preprocess import CropAndScale, step_record
 from encoders.resampling import BgrOrder
+from encoders.tower_encoder import TowerEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +213,7 @@ def check_dim(spec: EncoderSpec, *, dim: int, side: int, source: Path) -> None:
             return
 
 
-class FrameEncoder:
+class FrameEncoder(TowerEncoder):
     """A loaded image tower; `encode` scales the pixels, runs it and normalises as the spec says.
 
     Attributes
@@ -227,6 +227,8 @@ class FrameEncoder:
     device : str
     """
 
+    unit = "frames"
+
     def __init__(
         self,
         network: torch.nn.Module,
@@ -236,25 +238,9 @@ class FrameEncoder:
         side: int,
         channels_last: bool = False,
     ) -> None:
-        import torch
-
-        from encoders.device import check_memory
-
-        self.spec = spec
+        super().__init__(network, spec=spec, device=device, channels_last=channels_last)
         self.input_shape = (side, side, 3)
-        self.preprocess = Pipeline.from_records(spec.preprocessing["steps"])
-        self.input_dtype = self.preprocess.dtype
-        self.device = str(device)
-        self._device = device
-        if device.type != "cpu":
-            needed = sum(part.numel() * 4 for part in network.parameters())
-            check_memory(device, needed=needed, name=spec.title)
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._network: Any = network.eval().requires_grad_(False).float().to(device).to(memory_format=self._layout)
-        self._scale = float(spec.preprocessing["scale"])
-        self._mean = _per_channel(spec.preprocessing["mean"], device=device)
-        self._std = _per_channel(spec.preprocessing["std"], device=device)
-        self._normalise = spec.preprocessing["vectors"] == "l2"
+        self.preprocess = self._pipeline
 
     def encode(self, batch: npt.NDArray[Any]) -> Encoded:
         """Encode frames.
@@ -276,26 +262,9 @@ class FrameEncoder:
         MemoryError
             The device's memory does not hold the batch.
         """
-        import torch
-
         from encoders.device import inference
 
-        if batch.shape[1:] != self.input_shape or batch.dtype != np.dtype(self.input_dtype):
-            raise ContentError(
-                f"{self.spec.title} takes (B, {', '.join(map(str, self.input_shape))}) {self.input_dtype} frames, "
-                f"got {batch.shape} {batch.dtype}"
-            )
+        self._check(batch)
         with inference(self._device, precision=self.spec.precision):
-            pixels = torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(self._device)
-            levels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self._layout, copy=True)
-            images = levels.div_(self._scale).sub_(self._mean).div_(self._std)
-            vectors = self._network(images).float()
-            if self._normalise:
-                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+            vectors = self._finished(self._network(self._scaled(self._on_device(batch))))
         return Encoded(vectors=vectors.cpu().numpy())
-
-
-def _per_channel(numbers: Sequence[float], *, device: torch.device) -> torch.Tensor:
-    import torch
-
-    return torch.tensor(list(numbers), dtype=torch.float32, device=device).reshape(1, 3, 1, 1)

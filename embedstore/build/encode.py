@@ -68,11 +68,14 @@ class UnitEncoder:
     batch_size : int
         Rows of every forward.
     with_frames : bool
-        Whether frame vectors are kept.
+        Whether frame vectors are kept. An encoder with an attribute ``with_steps`` is told, so that it spares what
+        its steps cost.
     """
 
     def __init__(self, encoder: Encoder, *, batch_size: int, with_frames: bool) -> None:
         self._encoder, self._batch_size, self._with_frames = encoder, batch_size, with_frames
+        if hasattr(encoder, "with_steps"):
+            encoder.with_steps = with_frames and encoder.spec.frame_dim is not None
         self._buffer = np.zeros((batch_size, *encoder.input_shape), dtype=encoder.input_dtype)
         self._filled = 0
         self._waiting: list[_Pending] = []
@@ -168,6 +171,11 @@ class UnitEncoder:
             frames = steps.reshape(-1, steps.shape[-1])
             kind = getattr(self._encoder, "frame_kind", "tubelet")
             frame_rows = _step_rows(pending, n_steps=steps.shape[1], kind=kind)
+            if kind == "frame":
+                # A frame alone has one vector, however many windows it lies in and however often padding repeats it.
+                first = {row["frame"]: at for at, row in reversed(list(enumerate(frame_rows)))}
+                kept = [first[frame] for frame in sorted(first)]
+                frames, frame_rows = frames[kept], [frame_rows[at] for at in kept]
         return self._clip_vectors(pending, clip_vector, frames=frames, frame_rows=frame_rows, windows=rows)
 
     @staticmethod
