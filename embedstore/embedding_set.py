@@ -210,7 +210,7 @@ class EmbeddingSet:
         with storage_errors(path, "read"):
             try:
                 with pq.ParquetFile(path) as parquet:
-                    return parquet.read()
+                    return parquet.read(use_threads=False)
             except (pa.ArrowException, ValueError) as error:
                 raise CorruptionError(f"{path} is no readable table; run embedstore verify") from error
 

@@ -160,7 +160,7 @@ class BuildPlan:
         with storage_errors(path, "read"):
             try:
                 with pq.ParquetFile(path) as parquet:
-                    rows = parquet.read().to_pylist()
+                    rows = parquet.read(use_threads=False).to_pylist()
             except (pa.ArrowException, ValueError) as error:
                 raise CorruptionError(f"{path} is no readable plan; remove the folder {folder}") from error
         return cls(

@@ -111,7 +111,7 @@ class Receipt:
     def table(self, name: str) -> pa.Table:
         """Read one of the unit's tables."""
         with storage_errors(self.folder / name, "read"), pq.ParquetFile(self.folder / name) as parquet:
-            return parquet.read()
+            return parquet.read(use_threads=False)
 
     def rows_of(self, kind: str, dtype: str) -> npt.NDArray[Any]:
         """Map the rows of one array kind."""

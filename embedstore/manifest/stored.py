@@ -52,7 +52,7 @@ def parse_manifest(payload: bytes, *, source: str) -> Manifest:
             if header_bytes is None:
                 raise FormatError(f"{source} is no manifest: make one with embedstore manifest make")
             _require_bounded(parquet.metadata, source=source)
-            table = parquet.read()
+            table = parquet.read(use_threads=False)
             table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         # The bytes are in memory: an OSError here is pyarrow's word for pages that do not unpack.
