@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from timing import Case, time_rounds, watched_memory
 
-from embedstore.build.commit import commit_build
+from embedstore.build.commit import commit_build, drop_build
 from embedstore.build.plan import BuildPlan, PlannedClip
 from embedstore.build.units import ClipVectors, UnitResult, write_unit
 from embedstore.shards import cast_for_storage
@@ -118,7 +118,7 @@ def build_figures(folder: Path, *, n_rows: int, rounds: int) -> list[tuple[Any, 
             write_units(build, plan)
 
     def pack() -> None:
-        commit_build(Store.create(root), plan, build, provenance={}, reason="benchmark")
+        drop_build(build, commit_build(Store.create(root), plan, build, provenance={}, reason="benchmark"))
 
     cases = {
         "raw": Case(lambda: save_frames(raw, n_frames), lambda: raw.unlink(missing_ok=True)),
@@ -149,5 +149,6 @@ def commit_once(folder: Path, n_rows: int) -> None:
         raise SystemExit("the units could not be written")
     told: dict[str, float] = {}
     with watched_memory(told):
-        commit_build(Store.create(folder / "store"), plan, folder / "build", provenance={}, reason="benchmark")
+        store, build = Store.create(folder / "store"), folder / "build"
+        drop_build(build, commit_build(store, plan, build, provenance={}, reason="benchmark"))
     print(json.dumps(told))

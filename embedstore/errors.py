@@ -5,6 +5,7 @@
     EmbedstoreError                      catch this for "anything embedstore refuses or fails at"
     +-- EnvironmentFailure        (1)    mend the machine, the disk, the file; the same call then works
     |   +-- StorageError                 also an OSError
+    |   |   +-- UnconfirmedError         written and visible, but the disk did not confirm that it will last
     |   +-- MissingExtraError            also an ImportError: install the extra that it names
     |   +-- MediaError                   one clip cannot be decoded; `reason` is the word kept in failures
     |   +-- NothingDecodedError          no clip of a build could be decoded
@@ -56,6 +57,12 @@ class StorageError(EnvironmentFailure, OSError):
     """A path could not be read or written."""
 
     kind = "storage"
+
+
+class UnconfirmedError(StorageError):
+    """A file has its name and can be read, but its folder could not be fsynced: a power cut may still lose it."""
+
+    kind = "unconfirmed"
 
 
 class MissingExtraError(EnvironmentFailure, ImportError):

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import CorruptionError, FormatError, StorageError
+from embedstore.errors import CorruptionError, FormatError, StorageError, UnconfirmedError
 from embedstore.identity import canonical_json, digest_json
 from embedstore.layout import TRASH_PREFIX
 
 __all__ = [
     "FileRecord",
     "HashingFile",
+    "confirm_names",
     "create_file",
     "fsync_folder",
     "hash_file",
@@ -80,6 +81,10 @@ def _fault(operation: str, path: Path) -> None:
         fault_hook(operation, path)
 
 
+def _cause(error: OSError) -> str:
+    return _SENTENCES.get(error.errno or 0, error.strerror or str(error))
+
+
 @contextmanager
 def storage_errors(path: Path, doing: str) -> Iterator[None]:
     """Turn an `OSError` into one sentence that names the path and what failed."""
@@ -88,8 +93,7 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        cause = _SENTENCES.get(error.errno or 0, error.strerror or str(error))
-        raise StorageError(f"cannot {doing} {path}: {cause}") from error
+        raise StorageError(f"cannot {doing} {path}: {_cause(error)}") from error
 
 
 class HashingFile(io.RawIOBase):
@@ -98,13 +102,14 @@ class HashingFile(io.RawIOBase):
     Use as a context manager: on success the bytes are fsynced; `record` then holds size and digest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, private: bool = False) -> None:
         super().__init__()
         self._path = path
         self._digest = hashlib.sha256()
         self._size = 0
         _fault("open", path)
-        self._file = path.open("xb", buffering=0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = open(os.open(path, flags, 0o600 if private else 0o666), "wb", buffering=0)
 
     def writable(self) -> bool:
         return True
@@ -139,13 +144,15 @@ class HashingFile(io.RawIOBase):
 
 
 @contextmanager
-def write_file(path: Path, *, named: Path | None = None) -> Iterator[HashingFile]:
+def write_file(path: Path, *, named: Path | None = None, private: bool = False) -> Iterator[HashingFile]:
     """Write a new file in a folder that nobody reads yet: fsynced and hashed, without a temporary name.
 
     Parameters
     ----------
     named : Path, optional
         The path that errors name, where ``path`` is a temporary one.
+    private : bool
+        Only the owner may read it (mode 0600).
 
     Raises
     ------
@@ -153,7 +160,7 @@ def write_file(path: Path, *, named: Path | None = None) -> Iterator[HashingFile
         The disk refused; what was written of this file is removed.
     """
     with storage_errors(named or path, "write"):
-        handle = HashingFile(path)
+        handle = HashingFile(path, private=private)
         try:
             with handle:
                 yield handle
@@ -173,60 +180,90 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_temporary(path: Path, payload: bytes) -> Path:
+def confirm_names(path: Path) -> None:
+    """Bring to disk that ``path``, and whatever else is in its folder, has its name.
+
+    Raises
+    ------
+    UnconfirmedError
+        The disk refused; the file is there and can be read.
+    """
+    try:
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise UnconfirmedError(
+            f"{path} is written and can be read, but the disk did not confirm its name ({_cause(error)}), so a power "
+            "cut may still lose it; check the disk and run the same command again"
+        ) from error
+
+
+def _write_temporary(path: Path, payload: bytes, *, private: bool = False) -> Path:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    with write_file(temporary, named=path) as handle:
+    with write_file(temporary, named=path, private=private) as handle:
         handle.write(payload)
     return temporary
 
 
-def create_file(path: Path, payload: bytes) -> bool:
+def create_file(path: Path, payload: bytes, *, private: bool = False) -> bool:
     """Create ``path`` with ``payload``, or change nothing where the name is taken: the compare-and-swap.
+
+    Parameters
+    ----------
+    private : bool
+        Only the owner may read it (mode 0600).
+
+    Either way the name is on disk afterwards: whoever took it may have failed to bring it there.
 
     Returns
     -------
     bool
         False where something of that name is already there.
+
+    Raises
+    ------
+    StorageError
+        The disk refused; nothing of that name was made.
+    UnconfirmedError
+        The file is there, but the disk did not confirm its name.
     """
     with storage_errors(path, "write"):
-        temporary = _write_temporary(path, payload)
+        temporary = _write_temporary(path, payload, private=private)
         try:
             _fault("link", path)
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                # No hard links here: rename after an exclusive reservation is the nearest thing.
-                return _reserve_and_rename(temporary, path)
+            is_new = _link_or_rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
-        return True
+        confirm_names(path)
+        return is_new
 
 
-def _reserve_and_rename(temporary: Path, path: Path) -> bool:
+def _link_or_rename(temporary: Path, path: Path) -> bool:
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        os.link(temporary, path)
     except FileExistsError:
         return False
-    temporary.replace(path)
-    fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No hard links here: rename after an exclusive reservation is the nearest thing.
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            return False
+        temporary.replace(path)
     return True
 
 
-def replace_file(path: Path, payload: bytes) -> None:
+def replace_file(path: Path, payload: bytes, *, private: bool = False) -> None:
     """Put ``payload`` under ``path``, replacing what is there in one step (local settings only)."""
     with storage_errors(path, "write"):
-        temporary = _write_temporary(path, payload)
+        temporary = _write_temporary(path, payload, private=private)
         try:
             _fault("rename", path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
+        confirm_names(path)
 
 
 def link_file(source: Path, target: Path) -> bool:
@@ -243,18 +280,29 @@ def link_file(source: Path, target: Path) -> bool:
 
 
 def rename_folder(staging: Path, target: Path) -> bool:
-    """Make a finished folder visible under its name; False where one of that name is already there."""
+    """Make a finished folder visible under its name; False where one of that name is already there.
+
+    Either way the name is on disk afterwards.
+
+    Raises
+    ------
+    StorageError
+        The disk refused; nothing of that name was made.
+    UnconfirmedError
+        The folder is there, but the disk did not confirm its name.
+    """
+    is_new = True
     with storage_errors(target, "write"):
         fsync_folder(staging)
         _fault("rename", target)
         try:
             staging.rename(target)
         except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                return False
-            raise
-        fsync_folder(target.parent)
-        return True
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            is_new = False
+        confirm_names(target)
+    return is_new
 
 
 def remove_file(path: Path) -> None:

@@ -22,10 +22,12 @@ from embedstore.errors import (
     StorageError,
     StoreNotFoundError,
     UnknownNameError,
+    UnconfirmedError,
     did_you_mean,
 )
 from embedstore.files import (
     create_file,
+    confirm_names,
     hash_file,
     mark_used,
     read_file,
@@ -182,6 +184,12 @@ class Store:
         str
             The head's snapshot id afterwards.
         """
+
+        Raises
+        ------
+        StorageError
+            The disk refused. The message says so where the commit is made all the same; the same call again then
+            changes nothing and confirms it.
         while True:
             number = self._head_number()
             parent = None if number == 0 else self.log_entry(number).snapshot_id
@@ -189,6 +197,7 @@ class Store:
             after = change(before)
             if parent is not None and after == before:
                 return parent
+                self.confirm()
             entry = {
                 "snapshot": after.id,
                 "parent": parent,
@@ -198,11 +207,39 @@ class Store:
             with self.publishing():
                 self.claim(after, but_not=before)
                 create_file(self.layout.snapshot_file(after.id), after.to_bytes())
-                if create_file(self.layout.log_entry(number + 1), seal_json(entry)):
-                    replace_file(self.layout.log_mark, seal_json({"number": number + 1}))
+                if self._link_entry(number + 1, seal_json(entry)):
                     return after.id
 
     @contextmanager
+    def _link_entry(self, number: int, payload: bytes) -> bool:
+        """Make a log entry, unless its number is taken; say so where the disk fails after that."""
+        path = self.layout.log_entry(number)
+        try:
+            if not create_file(path, payload):
+                return False
+        except UnconfirmedError as error:
+            if read_file(path, max_bytes=1 << 20) == payload:
+                error.add_note(f"commit {number} is made and readers see it")
+            raise
+        try:
+            replace_file(self.layout.log_mark, seal_json({"number": number}))
+        except StorageError as error:
+            error.add_note(f"commit {number} is made and on disk; the next one mends this file")
+            raise
+        return True
+
+    def confirm(self) -> None:
+        """Bring to disk that the head is the head, where a commit that failed at its very end left that open.
+
+        Raises
+        ------
+        UnconfirmedError
+            The disk refused.
+        """
+        number = self._head_number()
+        if number:
+            confirm_names(self.layout.log_entry(number))
+
     def publishing(self) -> Iterator[None]:
         """Keep gc of this host away while sets and manifests are written that no log entry lists yet.
 

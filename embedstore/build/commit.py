@@ -24,14 +24,14 @@ from embedstore.embedding_set import (
     SetWriter,
     rows_to_table,
 )
-from embedstore.errors import BusyError, CorruptionError, NothingDecodedError
+from embedstore.errors import BusyError, CorruptionError, NothingDecodedError, StorageError
 from embedstore.files import read_json, remove_file, remove_folder
 from embedstore.history import SetEntry, Snapshot
 from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
 
-__all__ = ["array_kinds", "commit_build", "drop_stale_builds", "open_units"]
+__all__ = ["array_kinds", "commit_build", "drop_build", "drop_stale_builds", "open_units"]
 
 # Rows of so many clips are moved at once: bounded memory, few calls.
 _RUN_CLIPS = 256
@@ -280,7 +280,7 @@ def drop_stale_builds(store: Store, dataset: str, fingerprint: str) -> None:
 def commit_build(
     store: Store, plan: BuildPlan, build_folder: Path, *, provenance: Mapping[str, Any], reason: str
 ) -> str:
-    """Pack a complete build into a set, publish it in the log, drop the units.
+    """Pack a complete build into a set and publish it in the log; `drop_build` then removes the units.
 
     Parameters
     ----------
@@ -323,8 +323,24 @@ def commit_build(
         set_id = _pack(store, plan, placed, packer.failed, provenance=provenance)
         entry = store.entry_of(store.open_set(set_id))
         store.commit(lambda head: _grown(head, entry, plan.replaces), reason=reason)
-    remove_folder(build_folder)
     return set_id
+
+
+def drop_build(build_folder: Path, set_id: str) -> None:
+    """Remove the units of a build whose set is committed.
+
+    Raises
+    ------
+    StorageError
+        The disk refused; the message says that the set is whole all the same.
+    """
+    try:
+        remove_folder(build_folder)
+    except StorageError as error:
+        error.add_note(
+            f"the set {set_id[:12]} is committed and whole; embedstore gc removes what is left of its build"
+        )
+        raise
 
 
 def _grown(head: Snapshot, entry: SetEntry, replaces: str | None) -> Snapshot:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from embedstore.build.commit import commit_build, drop_stale_builds, open_units
+from embedstore.build.commit import commit_build, drop_build, drop_stale_builds, open_units
 from embedstore.build.lock import build_lock
 from embedstore.build.pipeline import EncoderRun, PipelineOptions, run_units
 from embedstore.build.plan import BuildPlan, make_plan
@@ -216,6 +216,7 @@ class _DatasetBuild:
             for chosen, plan in plans:
                 if plan.is_done:
                     assert plan.parent is not None
+                    self._store.confirm()
                     outcomes[plan.spec.title] = _describe(self._store, plan, plan.parent, self._began, 0)
                     continue
                 folder = self._store.layout.build_folder(plan.key)
@@ -289,6 +290,7 @@ class _DatasetBuild:
             if (folder / "plan.json").exists():
                 raise
             return self._committed_elsewhere(chosen)
+        drop_build(folder, set_id)
         outcome = _describe(self._store, plan, set_id, self._began, n_encoded)
         rest = len(self._manifest) - sum(self._selected)
         if self._request.limit is not None and n_encoded:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from embedstore.build.commit import commit_build
+from embedstore.build.commit import commit_build, drop_build
 from embedstore.build.lock import build_lock
 from embedstore.errors import BusyError, ContentError, UnknownNameError
 from embedstore.store import Store
@@ -111,6 +111,7 @@ def complete_build(store: Store, build: BuildState) -> CompletedBuild:
             return _report(found, state)
         reason = f"build {found.plan.spec.title} on {found.plan.dataset}"
         set_id = commit_build(store, found.plan, found.folder, provenance=_provenance(found), reason=reason)
+        drop_build(found.folder, set_id)
         opened = store.open_set(set_id)
         return CompletedBuild(
             build=found.key,

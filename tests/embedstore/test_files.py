@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedstore import files
-from embedstore.errors import CorruptionError, FormatError, StorageError
+from embedstore.errors import CorruptionError, FormatError, StorageError, UnconfirmedError
 
 
 def test_create_file_is_a_compare_and_swap(tmp_path: Path) -> None:
@@ -38,6 +38,35 @@ def test_a_failing_disk_leaves_nothing(
     assert [name for name in leftovers if name != "entry"] == []
     if operation != "fsync":
         assert leftovers == []
+
+
+@pytest.mark.parametrize("make", ["create_file", "replace_file", "rename_folder"])
+def test_a_name_that_the_disk_does_not_confirm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str) -> None:
+    """The message says that it is there, and the same again confirms it even where the name is taken now."""
+    folder, failing, confirmed = tmp_path / "folder", True, 0
+    folder.mkdir()
+
+    def fault(done: str, path: Path) -> None:
+        nonlocal confirmed
+        if done == "fsync" and path == folder:
+            if failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            confirmed += 1
+
+    def act() -> bool:
+        if make != "rename_folder":
+            return bool(getattr(files, make)(folder / "entry", b"payload"))
+        staging = tmp_path / "staging"
+        staging.mkdir(exist_ok=True)
+        (staging / "file").write_bytes(b"payload")
+        return files.rename_folder(staging, folder / "entry")
+
+    monkeypatch.setattr(files, "fault_hook", fault)
+    with pytest.raises(UnconfirmedError, match="entry is written and can be read.*input/output error"):
+        act()
+    assert (folder / "entry").exists()
+    failing = False
+    assert not act() and confirmed == 1
 
 
 def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

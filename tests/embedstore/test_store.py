@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import embedstore
+from embedstore import files
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
 from embedstore.errors import (
     AmbiguousNameError,
@@ -185,6 +188,31 @@ def test_commits_at_once_lose_nothing(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     assert [entry.name for entry in store.manifests()] == names
     assert [entry.number for entry in store.log()] == list(range(8, 0, -1))
+
+
+@pytest.mark.parametrize(("failing", "words"), [(1, "000001.json.*did not confirm"), (2, "reached.json")])
+def test_a_disk_that_fails_when_the_commit_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, words: str
+) -> None:
+    """The sentence says that it is made; the same again makes no other commit and brings it to disk."""
+    store = Store.create(tmp_path / "store")
+    seen, broken = 0, True
+
+    def fault(operation: str, path: Path) -> None:
+        nonlocal seen
+        if operation == "fsync" and path == store.layout.log:
+            seen += 1
+            if broken and seen == failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "fault_hook", fault)
+    with pytest.raises(StorageError, match=words) as failed:
+        store.add_manifest(manifest())
+    assert "commit 1 is made" in failed.value.__notes__[0]
+    assert [entry.name for entry in store.manifests()] == ["mine"]
+    seen, broken = 0, False
+    store.add_manifest(manifest())
+    assert len(store.log()) == 1 and seen == 1
 
 
 def test_the_public_names_are_those_that_can_be_imported() -> None:

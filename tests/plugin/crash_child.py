@@ -63,7 +63,7 @@ def build(store: Path, shard: tuple[int, int] | None = None) -> None:
 
 
 def run(store: Path, fault: tuple[str, ...] = (), shard: tuple[int, int] | None = None) -> None:
-    """Entry point of the process; exits with the error's code."""
+    """Entry point of the process; exits with the error's code, its sentence in the file that `said` reads."""
     if fault and fault[0] == "kill":
         _kill_at(int(fault[1]))
     elif fault:
@@ -71,7 +71,13 @@ def run(store: Path, fault: tuple[str, ...] = (), shard: tuple[int, int] | None 
     try:
         build(store, shard)
     except EmbedstoreError as error:
-        message = str(error)
+        message = " ".join([str(error), *getattr(error, "__notes__", ())])
         if "\n" in message:
             sys.exit(99)
+        store.with_suffix(".error").write_text(message)
         sys.exit(error.exit_code)
+
+
+def said(store: Path) -> str:
+    """The sentence that the last `run` on a store ended with."""
+    return store.with_suffix(".error").read_text()

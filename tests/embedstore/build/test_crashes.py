@@ -15,6 +15,7 @@ from pathlib import Path
 import crash_child
 import pytest
 from clip_files import write_clip_folder
+from crash_child import said
 
 from embedstore.manifest import Manifest, RecipeRequest, get_recipe
 from embedstore.snapshot.verify import verify_store
@@ -111,12 +112,17 @@ def test_a_disk_that_fails(
 ) -> None:
     expected, counts = reference
     draw = random.Random(2)
-    for operation in ("open", "write", "fsync", "link", "rename"):
+    for operation in ("open", "write", "fsync", "link", "rename", "unlink"):
         last = min(counts.get(operation, 0), 100)
         for number in range(1, last + 1) if many else [draw.randint(1, last)]:
             store = fresh(tmp_path / f"store-{operation}-{number}", media)
-            # An fsync that fails after the last link: the build is done and says that the disk is not well.
             assert run(store, operation, code, str(number)) == 1, (operation, number)
+            # The disk may fail when the commit is made: then the sentence says that it is.
+            is_made = store.log()[0].snapshot_id == expected
+            assert ("is made" in said(store.layout.root) or "is committed" in said(store.layout.root)) == is_made, (
+                operation,
+                number,
+            )
             check_whole(store, expected)
             shutil.rmtree(store.layout.root)
 
