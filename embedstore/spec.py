@@ -23,12 +23,13 @@ _MAX_FRAMES = 100_000
 _RULES = {
     "all": re.compile(r"all"),
     "uniform": re.compile(r"uniform:(\d+)"),
+    "linspace": re.compile(r"linspace:(\d+)"),
     "consecutive": re.compile(r"consecutive:(\d+)"),
     "stride": re.compile(r"stride:(\d+)x(\d+)"),
     "rate": re.compile(r"rate:(\d+(?:\.\d+)?)x(\d+)"),
     "keyframe": re.compile(r"keyframe:([a-z]+)"),
 }
-_GRAMMAR = "uniform:N, all, consecutive:N, stride:SxN, rate:HZxN, keyframe:ROLE"
+_GRAMMAR = "uniform:N, linspace:N, all, consecutive:N, stride:SxN, rate:HZxN, keyframe:ROLE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,11 @@ class FrameSampling:
     Parameters
     ----------
     rule : str
-        ``uniform:N`` (N frames spread evenly from first to last), ``all``, ``consecutive:N``, ``stride:SxN``
-        (N frames, every S-th), ``rate:HZxN`` (N frames at HZ per second of the clip's time, nearest frame) or
-        ``keyframe:ROLE`` (the frames that the manifest's key-frame table gives that role).
+        ``uniform:N`` (N frames spread evenly from first to last), ``linspace:N`` (the same, but places between
+        frames are cut off and not rounded, and a short clip's frames are repeated evenly), ``all``,
+        ``consecutive:N``, ``stride:SxN`` (N frames, every S-th), ``rate:HZxN`` (N frames at HZ per second of the
+        clip's time, nearest frame) or ``keyframe:ROLE`` (the frames that the manifest's key-frame table gives that
+        role).
     n_windows : int
         Windows a clip. One window starts at the first frame; the starts of several are spread evenly from the
         first frame to the last start that fits.
@@ -136,14 +139,17 @@ class FrameSampling:
             windows, wanted = [list(range(n_frames))], n_frames
         elif kind == "uniform":
             windows, wanted = [_spread(n_frames, int(numbers[0]))], int(numbers[0])
+        elif kind == "linspace":
+            wanted = int(numbers[0])
+            windows = [_linspace(n_frames, wanted)]
         else:
             wanted = int(numbers[-1])
             offsets = self._offsets(kind, numbers, fps)
             windows = self._slide(offsets, n_frames)
-        n_padded = 0
+        n_padded = wanted - len(set(windows[0])) if kind == "linspace" else 0
         if self.padding != "none":
             padded = [self._pad(window, wanted, n_frames) for window in windows]
-            n_padded = sum(len(after) - len(before) for after, before in zip(padded, windows, strict=True))
+            n_padded += sum(len(after) - len(before) for after, before in zip(padded, windows, strict=True))
             windows = padded
         return self._described(windows, n_padded, fps)
 
@@ -218,6 +224,13 @@ def _spread(n_frames: int, wanted: int) -> list[int]:
     if wanted == 1:
         return [(n_frames - 1) // 2]
     return [(2 * position * (n_frames - 1) + wanted - 1) // (2 * (wanted - 1)) for position in range(wanted)]
+
+
+def _linspace(n_frames: int, wanted: int) -> list[int]:
+    """Pick ``wanted`` frames as ``numpy.linspace(0, n_frames - 1, wanted).astype(int)``, which cuts off, does."""
+    if wanted == 1:
+        return [0]
+    return [position * (n_frames - 1) // (wanted - 1) for position in range(wanted)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,9 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
 @click.option("--manifest", "manifests", multiple=True, help="Manifest name or file [default: all of the store].")
 @click.option("--root", "roots", multiple=True, help="[NAME=]DIR of the media, in place of the remembered one.")
 @click.option("--weights", multiple=True, help="NAME=FILE: checkpoint of an encoder.")
-@click.option("--sampling", help="Frames: uniform:N, all, consecutive:N, stride:SxN, rate:HZxN, keyframe:ROLE.")
+@click.option(
+    "--sampling", help="Frames: uniform:N, linspace:N, all, consecutive:N, stride:SxN, rate:HZxN, keyframe:ROLE."
+)
 @click.option("--where", help='Only clips that fulfil a condition on manifest columns, e.g. "view == A4C".')
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N patients.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from embedstore.spec import EncoderSpec, FrameSampling
 
 rules = st.one_of(
     st.builds("uniform:{}".format, st.integers(1, 40)),
+    st.builds("linspace:{}".format, st.integers(1, 40)),
     st.just("all"),
     st.builds("consecutive:{}".format, st.integers(1, 40)),
     st.builds("stride:{}x{}".format, st.integers(1, 5), st.integers(1, 20)),
@@ -23,7 +25,8 @@ rules = st.one_of(
 @given(rules, st.integers(1, 200), st.floats(5, 120), st.integers(1, 4))
 def test_picked_frames_exist_and_ascend(rule: str, n_frames: int, fps: float, n_windows: int) -> None:
     resolved = FrameSampling(rule, n_windows=n_windows).resolve(n_frames=n_frames, fps=fps)
-    assert resolved.n_padded == 0
+    if not rule.startswith("linspace"):
+        assert resolved.n_padded == 0
     for window in resolved.windows:
         assert window and list(window) == sorted(window)
         assert window[0] >= 0 and window[-1] < n_frames
@@ -65,6 +68,15 @@ def test_several_windows_spread_over_the_clip() -> None:
     resolved = FrameSampling("consecutive:16", n_windows=4).resolve(n_frames=61, fps=None)
     assert [window[0] for window in resolved.windows] == [0, 15, 30, 45]
     assert len(FrameSampling("consecutive:16", n_windows=4).resolve(n_frames=10, fps=None).windows) == 1
+
+
+def test_linspace_is_numpys_cut_to_whole_numbers() -> None:
+    for n_frames in (1, 2, 7, 15, 16, 17, 31, 46, 60, 61, 176, 1002):
+        for wanted in (1, 2, 16, 32):
+            resolved = FrameSampling(f"linspace:{wanted}", padding="repeat-last").resolve(n_frames=n_frames, fps=None)
+            expected = np.linspace(0, n_frames - 1, wanted).astype(int).tolist()
+            assert resolved.windows == (tuple(expected),)
+            assert resolved.n_padded == wanted - len(set(expected))
 
 
 def test_key_frames() -> None:
