@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embedstore.bank import VectorBank
     from embedstore.embedding_set import EmbeddingSet
     from embedstore.encoder import Encoded, Encoder, EncoderCard, LoadRequest, TaskHead, Variant
     from embedstore.manifest import DatasetFacts, Manifest, ManifestField
@@ -38,6 +39,7 @@ __all__ = [
     "TaskHead",
     "Variant",
     "VectorArray",
+    "VectorBank",
     "open",
 ]
 
@@ -57,6 +59,7 @@ _HOMES = {
     "TaskHead": "embedstore.encoder",
     "Variant": "embedstore.encoder",
     "VectorArray": "embedstore.vector_array",
+    "VectorBank": "embedstore.bank",
 }
 
 

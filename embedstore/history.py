@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from embedstore.errors import FormatError
@@ -40,7 +41,7 @@ class ManifestEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """An immutable list of sets, manifests and prompt banks.
+    """An immutable list of sets, manifests and banks (``prompts`` holds the ids of banks of every kind).
 
     The id is the SHA-256 of the canonical description: the same content in any build order is the same id.
     """
@@ -96,6 +97,11 @@ class Snapshot:
         """Return the snapshot with a manifest added, in place of one of the same name."""
         kept = [old for old in self.manifests if old.name != entry.name]
         return replace(self, manifests=tuple(sorted([*kept, entry])))
+
+    def with_bank(self, bank_id: str, *, replacing: Collection[str] = ()) -> Snapshot:
+        """Return the snapshot with a bank added, in place of others."""
+        kept = {old for old in self.prompts if old not in replacing}
+        return replace(self, prompts=tuple(sorted({*kept, bank_id})))
 
 
 @dataclass(frozen=True, kw_only=True)

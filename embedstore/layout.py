@@ -17,6 +17,9 @@ FRAME_INDEX_FILE = "frame_index.parquet"
 WINDOW_INDEX_FILE = "window_index.parquet"
 FAILURES_FILE = "failures.parquet"
 ARRAY_KINDS = ("clips", "frames", "windows")
+BANK_ARRAY = "vectors"
+BANK_ROWS_FILE = "rows.parquet"
+BANK_TABLES = (BANK_ROWS_FILE, "section_weights.parquet", "section_phenotypes.parquet")
 STAGING_PREFIX = ".staging-"
 TRASH_PREFIX = ".trash-"
 HEAD_NAME = "head"
@@ -76,7 +79,7 @@ class StoreLayout:
 
     @property
     def prompts(self) -> Path:
-        """Folder of embedded prompt banks by id."""
+        """Folder of committed banks: prompts, heads, candidates."""
         return self.root / "prompts"
 
     @property
@@ -105,6 +108,16 @@ class StoreLayout:
         return self.root / "forgotten"
 
     @property
+    def imports(self) -> Path:
+        """Folder of what was received from others, by the id of the sent snapshot; made when first needed."""
+        return self.root / "imports"
+
+    @property
+    def private(self) -> Path:
+        """Folder of pseudonyms and disclosures, for the owner's eyes only. Never exported."""
+        return self.root / "private"
+
+    @property
     def builds(self) -> Path:
         """Folder of builds under way."""
         return self.root / "builds"
@@ -117,6 +130,10 @@ class StoreLayout:
     def set_folder(self, set_id: str) -> Path:
         """Folder of one committed set."""
         return self.sets / set_id
+
+    def bank_folder(self, bank_id: str) -> Path:
+        """Folder of one committed bank."""
+        return self.prompts / bank_id
 
     def manifest_file(self, manifest_id: str) -> Path:
         """File of one manifest."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from embedstore.bank import VectorBank, pick_bank
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.encoder import split_title
 from embedstore.errors import (
@@ -21,13 +22,13 @@ from embedstore.errors import (
     FormatError,
     StorageError,
     StoreNotFoundError,
-    UnknownNameError,
     UnconfirmedError,
+    UnknownNameError,
     did_you_mean,
 )
 from embedstore.files import (
-    create_file,
     confirm_names,
+    create_file,
     hash_file,
     mark_used,
     read_file,
@@ -39,7 +40,7 @@ from embedstore.files import (
 )
 from embedstore.history import LogEntry, ManifestEntry, SetEntry, Snapshot
 from embedstore.identity import canonical_json, sha256_hex
-from embedstore.layout import FORMAT_VERSION, StoreLayout, log_number
+from embedstore.layout import FORMAT_VERSION, StoreLayout, is_digest, log_number
 from embedstore.locks import host_lock
 from embedstore.manifest import Manifest
 
@@ -183,21 +184,21 @@ class Store:
         -------
         str
             The head's snapshot id afterwards.
-        """
 
         Raises
         ------
         StorageError
             The disk refused. The message says so where the commit is made all the same; the same call again then
             changes nothing and confirms it.
+        """
         while True:
             number = self._head_number()
             parent = None if number == 0 else self.log_entry(number).snapshot_id
             before = self.snapshot(parent) if parent else Snapshot()
             after = change(before)
             if parent is not None and after == before:
-                return parent
                 self.confirm()
+                return parent
             entry = {
                 "snapshot": after.id,
                 "parent": parent,
@@ -210,7 +211,6 @@ class Store:
                 if self._link_entry(number + 1, seal_json(entry)):
                     return after.id
 
-    @contextmanager
     def _link_entry(self, number: int, payload: bytes) -> bool:
         """Make a log entry, unless its number is taken; say so where the disk fails after that."""
         path = self.layout.log_entry(number)
@@ -240,6 +240,7 @@ class Store:
         if number:
             confirm_names(self.layout.log_entry(number))
 
+    @contextmanager
     def publishing(self) -> Iterator[None]:
         """Keep gc of this host away while sets and manifests are written that no log entry lists yet.
 
@@ -255,7 +256,7 @@ class Store:
         Raises
         ------
         StorageError
-            A set or a manifest is not in the store.
+            A set, a bank or a manifest is not in the store.
         """
         known = set() if but_not is None else set(self._paths(but_not))
         for path in self._paths(snapshot):
@@ -266,10 +267,11 @@ class Store:
 
     def _paths(self, snapshot: Snapshot) -> list[Path]:
         sets = [self.layout.set_folder(entry.set_id) for entry in snapshot.sets]
-        return sets + [self.layout.manifest_file(entry.manifest_id) for entry in snapshot.manifests]
+        banks = [self.layout.bank_folder(bank_id) for bank_id in snapshot.prompts]
+        return sets + banks + [self.layout.manifest_file(entry.manifest_id) for entry in snapshot.manifests]
 
     def absent(self, snapshot: Snapshot) -> list[Path]:
-        """Return the sets and manifests that a snapshot lists and the store no longer has."""
+        """Return the sets, banks and manifests that a snapshot lists and the store no longer has."""
         return [path for path in self._paths(snapshot) if not path.exists()]
 
     # -- sets -----------------------------------------------------------------------------------------------
@@ -329,6 +331,58 @@ class Store:
             fingerprint=opened.fingerprint,
             set_id=opened.set_id,
         )
+
+    # -- banks ----------------------------------------------------------------------------------------------
+
+    def open_bank(self, bank_id: str) -> VectorBank:
+        """Open a committed bank by its id."""
+        if not is_digest(bank_id):
+            raise CorruptionError(f"a snapshot lists the bank {bank_id!r}, which is no digest; run embedstore verify")
+        return VectorBank.open(self.layout.bank_folder(bank_id), bank_id=bank_id)
+
+    def banks(self, *, kind: str | None = None, encoder: str | None = None) -> list[VectorBank]:
+        """Return the head's banks by encoder, kind and name, those of one kind or encoder where asked.
+
+        Parameters
+        ----------
+        kind : {"prompts", "heads", "candidates"}, optional
+        encoder : str, optional
+            ``NAME`` or ``NAME@VARIANT``; a bank belongs to every variant.
+        """
+        owner = None if encoder is None else split_title(encoder)[0]
+        opened = [self.open_bank(bank_id) for bank_id in self.snapshot().prompts]
+        found = [bank for bank in opened if kind in (None, bank.kind) and owner in (None, bank.encoder)]
+        return sorted(found, key=lambda bank: (bank.encoder, bank.kind, bank.name, bank.weights_sha256 or ""))
+
+    def bank(
+        self, *, kind: str, encoder: str, name: str | None = None, weights_sha256: str | None = None
+    ) -> VectorBank:
+        """Return the one bank of a kind, an encoder and, where several fit, a name or weights.
+
+        Raises
+        ------
+        UnknownNameError
+            The head has no such bank; the message names those that it has.
+        AmbiguousNameError
+            Several fit; the message lists them.
+        """
+        return pick_bank(self.banks(), kind=kind, encoder=encoder, name=name, weights_sha256=weights_sha256)
+
+    def add_bank(self, bank_id: str, *, reason: str) -> str:
+        """Publish a written bank, in place of the head's of the same key; hold `publishing` since it was written.
+
+        Returns
+        -------
+        str
+            The head's snapshot id afterwards.
+        """
+        key = self.open_bank(bank_id).key
+
+        def change(head: Snapshot) -> Snapshot:
+            there = [name for name in head.prompts if self.layout.bank_folder(name).is_dir()]
+            return head.with_bank(bank_id, replacing=[name for name in there if self.open_bank(name).key == key])
+
+        return self.commit(change, reason=reason)
 
     # -- manifests ------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "weights_cache"},
     {"manifest"},
     {"shards", "vector_array"},
-    {"embedding_set", "views"},
+    {"embedding_set", "views", "bank"},
     {"history", "store"},
     {"snapshot", "build", "ingest", "phantom", "upkeep", "doctor"},
     {"cli", "__main__"},

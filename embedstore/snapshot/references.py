@@ -1,4 +1,4 @@
-"""What a store still needs: the sets and manifests that its head and its tags list, and what was forgotten for ever.
+"""What a store still needs: what its head and its tags list, and what was forgotten for ever.
 
 ``forgotten/NNNNNN.json`` says which sets and manifests held a patient who was removed, which tags lost them by that,
 and how far the log had come. The record is written before anything is removed, so that an interrupted removal is
@@ -32,10 +32,11 @@ class Forgotten:
 
 @dataclass(frozen=True, kw_only=True)
 class SetsAndManifests:
-    """Ids of sets and of manifests."""
+    """Ids of sets, of manifests and, where they can be meant, of banks."""
 
     sets: frozenset[str]
     manifests: frozenset[str]
+    banks: frozenset[str] = frozenset()
 
 
 def _record_numbers(store: Store) -> list[int]:
@@ -108,6 +109,7 @@ def needed(store: Store, *, tags: Collection[Tag] | None = None) -> SetsAndManif
     head = store.snapshot()
     sets = {entry.set_id for entry in head.sets}
     manifests = {entry.manifest_id for entry in head.manifests}
+    banks = set(head.prompts)
     records = read_forgotten(store)
     for tag in list_tags(store) if tags is None else tags:
         tagged = store.snapshot(tag.snapshot_id)
@@ -115,4 +117,5 @@ def needed(store: Store, *, tags: Collection[Tag] | None = None) -> SetsAndManif
         gone = frozenset().union(*(record.sets | record.manifests for record in lost))
         sets |= {entry.set_id for entry in tagged.sets} - gone
         manifests |= {entry.manifest_id for entry in tagged.manifests} - gone
-    return SetsAndManifests(sets=frozenset(sets), manifests=frozenset(manifests))
+        banks |= {*tagged.prompts}
+    return SetsAndManifests(sets=frozenset(sets), manifests=frozenset(manifests), banks=frozenset(banks))

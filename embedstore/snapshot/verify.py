@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from embedstore.bank import VectorBank, check_rows
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import ContentError, EmbedstoreError, EnvironmentFailure
 from embedstore.files import FileRecord, hash_file, read_sealed_json
 from embedstore.layout import (
+    BANK_ARRAY,
     DESCRIPTION_FILE,
     FRAME_INDEX_FILE,
     INDEX_FILE,
@@ -25,8 +27,9 @@ from embedstore.layout import (
 )
 from embedstore.manifest import Manifest
 from embedstore.store import Store
+from embedstore.vector_array import VectorArray
 
-__all__ = ["VerifyOutcome", "VerifyProblem", "verify_set", "verify_store"]
+__all__ = ["VerifyOutcome", "VerifyProblem", "verify_bank", "verify_set", "verify_store"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class VerifyOutcome:
         }
 
 
-def _rows_of_file(opened: EmbeddingSet, name: str) -> tuple[int, int] | None:
+def _rows_of_file(opened: EmbeddingSet | VectorBank, name: str) -> tuple[int, int] | None:
     """Return the rows that a shard file holds."""
     kind, _, rest = name.partition("/")
     if not rest.startswith("c/"):
@@ -99,22 +102,14 @@ def _compare(path: Path, expected: FileRecord, *, quick: bool, others: Mapping[s
     return "altered", "the bytes are not those that were written"
 
 
-def verify_set(opened: EmbeddingSet, *, quick: bool, prefix: str = "") -> Iterator[VerifyProblem | int]:
-    """Yield problems of one set, and 1 for each file checked.
-
-    Parameters
-    ----------
-    prefix : str
-        Put before file names.
-    """
+def _verify_files(opened: EmbeddingSet | VectorBank, *, quick: bool, prefix: str) -> Iterator[VerifyProblem | int]:
+    """Yield where files of a set or bank are not those that its description lists, and 1 for each file checked."""
     listed = dict(opened.files())
     others = {record.sha256: name for name, record in listed.items()}
-    damaged: set[str] = set()
     for name, record in listed.items():
         yield 1
         problem = _compare(opened.folder / name, record, quick=quick, others=others)
         if problem is not None:
-            damaged.add(name)
             rows = _rows_of_file(opened, name)
             yield VerifyProblem(prefix + name, problem[0], rows, problem[1])
     if not (opened.folder / PROVENANCE_FILE).is_file():
@@ -123,10 +118,44 @@ def verify_set(opened: EmbeddingSet, *, quick: bool, prefix: str = "") -> Iterat
     for path in sorted(opened.folder.rglob("*")):
         name = path.relative_to(opened.folder).as_posix()
         if not path.is_dir() and name not in known:
-            yield VerifyProblem(prefix + name, "added", None, "the set's description does not list this file")
-    if damaged:
+            yield VerifyProblem(prefix + name, "added", None, "the description does not list this file")
+
+
+def _is_damage(found: VerifyProblem | int) -> bool:
+    """Return whether a listed file is not what was written, so that what it holds need not be looked at."""
+    return isinstance(found, VerifyProblem) and found.kind != "added" and not found.file.endswith(PROVENANCE_FILE)
+
+
+def verify_set(opened: EmbeddingSet, *, quick: bool, prefix: str = "") -> Iterator[VerifyProblem | int]:
+    """Yield problems of one set, and 1 for each file checked.
+
+    Parameters
+    ----------
+    prefix : str
+        Put before file names.
+    """
+    found = list(_verify_files(opened, quick=quick, prefix=prefix))
+    yield from found
+    if not any(_is_damage(one) for one in found):
+        yield from _inconsistencies(opened, quick=quick, prefix=prefix)
+
+
+def verify_bank(opened: VectorBank, *, quick: bool, prefix: str = "") -> Iterator[VerifyProblem | int]:
+    """Yield problems of one bank, and 1 for each file checked."""
+    found = list(_verify_files(opened, quick=quick, prefix=prefix))
+    yield from found
+    if any(_is_damage(one) for one in found):
         return
-    yield from _inconsistencies(opened, quick=quick, prefix=prefix)
+    try:
+        opened.vectors.check_metadata()
+        _ = opened.provenance
+        tables = {name: opened.table(name) for name in opened.described["tables"]}
+        check_rows(opened.kind, tables, n_vectors=len(opened))
+    except (ContentError, EnvironmentFailure) as error:
+        yield VerifyProblem(prefix + DESCRIPTION_FILE, "inconsistent", None, str(error))
+        return
+    if not quick:
+        yield from _not_finite(opened.vectors, name=f"{prefix}{BANK_ARRAY}")
 
 
 def _inconsistencies(opened: EmbeddingSet, *, quick: bool, prefix: str) -> Iterator[VerifyProblem]:
@@ -166,23 +195,28 @@ def _inconsistencies(opened: EmbeddingSet, *, quick: bool, prefix: str) -> Itera
     for kind in opened.described["arrays"]:
         array = opened.array(kind)
         assert array is not None
-        at = 0
-        for block in array.raw.blocks(0, len(array)):
-            wrong = np.flatnonzero(~np.isfinite(block).all(axis=1))
-            if wrong.size:
-                rows = (at + int(wrong[0]), at + int(wrong[-1]) + 1)
-                yield VerifyProblem(f"{prefix}{kind}", "inconsistent", rows, "values that are not finite")
-            at += len(block)
+        yield from _not_finite(array, name=f"{prefix}{kind}")
+
+
+def _not_finite(array: VectorArray, *, name: str) -> Iterator[VerifyProblem]:
+    at = 0
+    for block in array.raw.blocks(0, len(array)):
+        wrong = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if wrong.size:
+            rows = (at + int(wrong[0]), at + int(wrong[-1]) + 1)
+            yield VerifyProblem(name, "inconsistent", rows, "values that are not finite")
+        at += len(block)
 
 
 def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
-    """Verify the log, and every snapshot, manifest and set that the head or an earlier snapshot still has.
+    """Verify the log, and every snapshot, manifest, set and bank that the head or an earlier snapshot still has.
 
-    A set or manifest that only earlier snapshots list may have been removed by gc and is then no problem.
+    A set, bank or manifest that only earlier snapshots list may have been removed by gc and is then no problem.
     """
     outcome = VerifyOutcome("quick" if quick else "full")
     needed: dict[str, bool] = {}
     manifests: dict[str, bool] = {}
+    banks: dict[str, bool] = {}
     try:
         read_sealed_json(store.layout.store_file)
         entries = store.log()
@@ -213,6 +247,8 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
             continue
         for listed in snapshot.sets:
             needed[listed.set_id] = needed.get(listed.set_id, False) or is_head
+        for bank_id in snapshot.prompts:
+            banks[bank_id] = banks.get(bank_id, False) or is_head
         for listed_manifest in snapshot.manifests:
             known = manifests.get(listed_manifest.manifest_id, False)
             manifests[listed_manifest.manifest_id] = known or is_head
@@ -220,25 +256,35 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
         outcome.files_checked += 1
         outcome.problems += _verify_manifest(store, manifest_id, is_needed=is_needed, quick=quick)
     for set_id, is_needed in needed.items():
-        prefix = f"sets/{set_id}/"
-        folder = store.layout.set_folder(set_id)
-        if not folder.is_dir():
-            if is_needed:
-                outcome.problems.append(VerifyProblem(prefix.rstrip("/"), "missing"))
-            continue
-        outcome.files_checked += 1
-        try:
-            opened = store.open_set(set_id)
-        except EmbedstoreError as error:
-            kind = "altered" if (folder / DESCRIPTION_FILE).exists() else "missing"
-            outcome.problems.append(VerifyProblem(prefix + DESCRIPTION_FILE, kind, None, str(error)))
-            continue
-        for found in verify_set(opened, quick=quick, prefix=prefix):
-            if isinstance(found, VerifyProblem):
-                outcome.problems.append(found)
-            else:
-                outcome.files_checked += found
+        _verify_folder(store, store.layout.set_folder(set_id), outcome, is_needed=is_needed, quick=quick)
+    for bank_id, is_needed in banks.items():
+        _verify_folder(store, store.layout.bank_folder(bank_id), outcome, is_needed=is_needed, quick=quick)
     return outcome
+
+
+def _verify_folder(store: Store, folder: Path, outcome: VerifyOutcome, *, is_needed: bool, quick: bool) -> None:
+    """Verify the folder of a set or bank; one that only earlier snapshots list may be gone."""
+    prefix = f"{folder.relative_to(store.layout.root).as_posix()}/"
+    if not folder.is_dir():
+        if is_needed:
+            outcome.problems.append(VerifyProblem(prefix.rstrip("/"), "missing"))
+        return
+    outcome.files_checked += 1
+    try:
+        problems = (
+            verify_bank(store.open_bank(folder.name), quick=quick, prefix=prefix)
+            if folder.parent == store.layout.prompts
+            else verify_set(store.open_set(folder.name), quick=quick, prefix=prefix)
+        )
+    except EmbedstoreError as error:
+        kind = "altered" if (folder / DESCRIPTION_FILE).exists() else "missing"
+        outcome.problems.append(VerifyProblem(prefix + DESCRIPTION_FILE, kind, None, str(error)))
+        return
+    for found in problems:
+        if isinstance(found, VerifyProblem):
+            outcome.problems.append(found)
+        else:
+            outcome.files_checked += found
 
 
 def _verify_manifest(store: Store, manifest_id: str, *, is_needed: bool, quick: bool) -> list[VerifyProblem]:

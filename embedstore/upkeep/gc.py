@@ -80,7 +80,7 @@ def _file_clock(path: Path) -> float:
 
 def _take_away(store: Store, leftover: Leftover) -> list[Path]:
     """Make a leftover disappear; return the folders that are then to be deleted."""
-    if leftover.kind in ("set", "staging"):
+    if leftover.kind in ("set", "bank", "staging"):
         return [trash_folder(leftover.path)]
     if leftover.kind == "build":
         with build_lock(store.layout.builds, leftover.path.name, shared=False):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedstore.errors import EmbedstoreError
 from embedstore.files import TEMPORARY_PREFIX, storage_errors
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX, is_digest
 from embedstore.snapshot.references import needed, to_forget
@@ -28,7 +29,7 @@ class Leftover:
 
     Attributes
     ----------
-    kind : {"set", "manifest", "build", "staging", "partial", "trash"}
+    kind : {"set", "bank", "manifest", "build", "staging", "partial", "trash"}
     path : Path
     n_bytes : int
         Size of its files, those included that a kept set has as hard links.
@@ -173,7 +174,8 @@ class Survey:
             self._fingerprints[entry.set_id] = (entry.dataset, entry.fingerprint)
         for manifest in snapshot.manifests:
             self._titles[manifest.manifest_id] = f"manifest {manifest.name}"
-        for name in [entry.set_id for entry in snapshot.sets] + [m.manifest_id for m in snapshot.manifests]:
+        sets_and_banks = [entry.set_id for entry in snapshot.sets] + list(snapshot.prompts)
+        for name in sets_and_banks + [m.manifest_id for m in snapshot.manifests]:
             if name not in self._dropped or since > self._dropped[name][0]:
                 self._dropped[name] = (since, why)
 
@@ -232,6 +234,23 @@ class Survey:
         making = {(build.plan.dataset, build.plan.spec.fingerprint) for build in self._live if build.plan}
         return bool(making) and self._fingerprints.get(set_id) in (None, *making)
 
+    def _bank(self, path: Path) -> Leftover | None:
+        name = path.name
+        if name.startswith(STAGING_PREFIX):
+            idle_h = max(self._grace_h, WRITER_IDLE_H)
+            return self._leftover(
+                "staging", path, last_change(path), idle_h, what="a bank half written", why="its writer ended"
+            )
+        if not is_digest(name) or name in self._needed.banks:
+            return None
+        try:
+            what = self._store.open_bank(name).title
+        except EmbedstoreError:
+            what = "a bank"
+        since, why = self._dropped.get(name, (0.0, "never committed"))
+        since = max(since, path.stat().st_mtime)
+        return self._leftover("bank", path, since, self._grace_h, what=what, why=why)
+
     def _manifest(self, path: Path) -> Leftover | None:
         name = path.stem
         if not is_digest(name) or name in self._needed.manifests:
@@ -269,7 +288,7 @@ class Survey:
     def leftovers(self) -> list[Leftover]:
         """Return all leftovers, in the order in which they are to be removed."""
         layout = self._layout
-        found = list(self._each(self._set, layout.sets))
+        found = [*self._each(self._set, layout.sets), *self._each(self._bank, layout.prompts)]
         # A manifest's file before its record: a record alone is nothing, a file without its record is damage.
         found += sorted(
             self._each(self._manifest, layout.manifests), key=lambda leftover: leftover.path.suffix != ".parquet"

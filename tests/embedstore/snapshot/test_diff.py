@@ -6,12 +6,14 @@ import json
 import shutil
 import tempfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_banks import add_bank
 from small_sets import add_set, drop_sets, expected_content, manifest_of, run_program, spec_of, write_set
 
 from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, EmbeddingSet, SetWriter, rows_to_table
@@ -252,10 +254,9 @@ def test_manifests_say_which_digest_changed(store: Store) -> None:
     store.add_manifest(manifest_of({"a": "p1"}, name="gone"))
     store.add_manifest(manifest_of({"a": "p1"}, name="same"))
     first = store.snapshot()
+    bank = add_bank(store, "prompts").bank_id
     store.commit(
-        lambda head: type(head)(
-            sets=head.sets, manifests=tuple(m for m in head.manifests if m.name != "gone"), prompts=("p",)
-        ),
+        lambda head: replace(head, manifests=tuple(m for m in head.manifests if m.name != "gone")),
         reason="test",
     )
     store.add_manifest(manifest_of({"a": "p1", "b": "p2"}, split="val"))
@@ -267,7 +268,7 @@ def test_manifests_say_which_digest_changed(store: Store) -> None:
         ("new", "added", False, False),
         ("same", "same", False, False),
     }
-    assert found.prompts_added == ("p",) and found.prompts_removed == ()
+    assert found.prompts_added == (bank,) and found.prompts_removed == ()
     middle = store.snapshot()
     store.add_manifest(manifest_of({"a": "p1", "b": "p2", "c": "p3"}, split="val"))
     (changed,) = [m for m in diff_snapshots(store, middle, store.snapshot()).manifests if m.status != "same"]
