@@ -9,8 +9,8 @@
     |   +-- MissingExtraError            also an ImportError: install the extra that it names
     |   +-- MediaError                   one clip cannot be decoded; `reason` is the word kept in failures
     |   +-- NothingDecodedError          no clip of a build could be decoded
-    +-- UnknownNameError          (2)    also a LookupError: the name, option or store is not there
     |   +-- TooLittleMemoryError         also a MemoryError: a model does not fit; `needed` says how much it takes
+    +-- UnknownNameError          (2)    also a LookupError: the name, option or store is not there
     |   +-- StoreNotFoundError           also a FileNotFoundError
     |   +-- AmbiguousNameError           several things match; the message lists them
     +-- ContentError              (4)    also a ValueError: what was read breaks a rule
@@ -102,13 +102,6 @@ class NothingDecodedError(EnvironmentFailure):
     kind = "nothing-decoded"
 
 
-class UnknownNameError(EmbedstoreError, LookupError):
-    """A name given by the user is not known."""
-
-    exit_code = 2
-    kind = "unknown"
-
-
 class TooLittleMemoryError(EnvironmentFailure, MemoryError):
     """A device does not hold a model, or a batch beside it.
 
@@ -125,6 +118,13 @@ class TooLittleMemoryError(EnvironmentFailure, MemoryError):
     def __init__(self, message: str, *, needed: int = 0) -> None:
         super().__init__(message)
         self.needed = needed
+
+
+class UnknownNameError(EmbedstoreError, LookupError):
+    """A name given by the user is not known."""
+
+    exit_code = 2
+    kind = "unknown"
 
 
 class StoreNotFoundError(UnknownNameError, FileNotFoundError):
