@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from embedstore.errors import ContentError, LeakageError, ManifestError, UnknownNameError, did_you_mean
 from embedstore.manifest import SPLITS, Manifest
-from embedstore.where import Where
+from embedstore.where import Where, parse_where
 from evaltools.task import Task
+from evaltools.task_rows import EVERYTHING
 
 __all__ = ["Cohort", "NotRunnableError", "build_cohort", "patients_of", "require_runnable"]
 
@@ -91,11 +92,14 @@ def build_cohort(
     where: Where | None = None,
     allow_leakage: bool = False,
     use_splits: bool = True,
+    asked_of: str | None = None,
 ) -> Cohort:
     """Select the clips that a task is asked of.
 
     Parameters
     ----------
+    asked_of : str, optional
+        Expression in place of the one that the task has for the data set; ``everything`` for none.
     use_splits : bool
         Without, clips in no split are selected too, all stand in ``train``, and what must not stand in two splits
         must not be of two patients, for the folds of a cross-validation to be made of.
@@ -111,6 +115,9 @@ def build_cohort(
     """
     labels = _labels(manifest, task)
     selected = np.ones(len(manifest), dtype=np.bool_) if where is None else where.mask(manifest.table)
+    asked = asked_of or task.on(manifest.name).asked_of or EVERYTHING
+    if asked != EVERYTHING:
+        selected &= parse_where(asked).mask(manifest.table)
     splits = np.array(manifest.column("split"), dtype=object)
     in_split = np.isin(splits.astype(str), SPLITS)
     if not use_splits:
@@ -159,6 +166,8 @@ def _labels(manifest: Manifest, task: Task) -> list[Any]:
         label = value if value is None else _number(value) if task.kind == "regression" else _class_name(value)
         if value is not None and label is None:
             bad.append(f"{clip_id} ({value})")
+        elif task.classes:
+            label = task.classes.get(str(label))
         labels.append(label)
     if bad:
         wanted = "finite numbers" if task.kind == "regression" else "classes"

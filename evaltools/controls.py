@@ -10,6 +10,13 @@
     The whole pipeline on Gaussian vectors of the same size.
 ``metadata``
     The whole pipeline on facts of the recording: fps, frames, image size, duration, device, site.
+
+Tasks that are scored by study may ask for two more, of all images of the study, whichever of them are scored:
+
+``view-mix``
+    The whole pipeline on the share of each view among the images of the study.
+``n-images``
+    The whole pipeline on the number of images of the study.
 """
 
 from __future__ import annotations
@@ -20,13 +27,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaltools.aggregation import Aggregation, unit_ids
 from evaltools.cohort import Cohort
 from evaltools.fitting import Targets, fit_and_predict
 from evaltools.metrics import METRICS, Codes, Floats
 from evaltools.protocols import EvalProtocol
 from evaltools.resample import Estimate, patient_codes
 
-__all__ = ["CONTROLS", "Shuffled", "mean_predictions", "metadata_features", "shuffle_by_patient", "shuffled_control"]
+__all__ = [
+    "CONTROLS",
+    "Shuffled",
+    "ShuffledFits",
+    "mean_predictions",
+    "metadata_features",
+    "random_features",
+    "score_shuffled",
+    "shuffle_by_patient",
+    "shuffled_control",
+    "shuffled_fits",
+    "study_features",
+    "summarise_shuffles",
+]
 
 CONTROLS = ("mean", "shuffled", "random", "metadata")
 
@@ -78,6 +99,25 @@ def metadata_features(cohort: Cohort) -> Floats:
     return np.column_stack(columns) if columns else np.zeros((len(cohort), 1))
 
 
+def study_features(cohort: Cohort, whole: Cohort, name: str) -> Floats:
+    """Return facts of each clip's study (n, M): ``view-mix`` or ``n-images``.
+
+    Parameters
+    ----------
+    whole : Cohort
+        All clips that count as images of a study, those of the cohort among them.
+    """
+    studies, of_whole = unit_ids(cohort, "study").astype(str), unit_ids(whole, "study").astype(str)
+    names, codes = np.unique(of_whole, return_inverse=True)
+    views = np.array(whole.column("view"), dtype=object).astype(str)
+    kinds, kind = np.unique(views, return_inverse=True)
+    cells = np.bincount(codes * len(kinds) + kind, minlength=len(names) * len(kinds)).reshape(len(names), -1)
+    n_images = cells.sum(axis=1, keepdims=True)
+    facts = cells / n_images if name == "view-mix" else np.log(n_images)
+    features: Floats = facts[np.searchsorted(names, studies)].astype(np.float64)
+    return features
+
+
 def shuffle_by_patient(
     values: npt.NDArray[Any], patients: npt.NDArray[Any], rng: np.random.Generator
 ) -> npt.NDArray[Any]:
@@ -121,9 +161,23 @@ class Shuffled:
     p: float | None
 
 
-def shuffled_control(
-    protocol: EvalProtocol, X: Floats, targets: Targets, *, observed: Estimate, main_metric: str, seed: int
-) -> Shuffled:
+@dataclass(frozen=True)
+class ShuffledFits:
+    """Fits to permuted labels.
+
+    Attributes
+    ----------
+    labels : (n, T)
+        Labels of the cohort's clips in each permutation.
+    predictions : (m, T) or (m, T, K) float64
+        For the test clips.
+    """
+
+    labels: npt.NDArray[Any]
+    predictions: Floats
+
+
+def shuffled_fits(protocol: EvalProtocol, X: Floats, targets: Targets, *, seed: int) -> ShuffledFits:
     """Run the whole pipeline on permuted labels, `EvalProtocol.n_shuffles` times."""
     rng = np.random.default_rng(seed)
     shuffles = np.stack([_shuffled_labels(targets, rng) for _ in range(protocol.n_shuffles)], axis=1)
@@ -131,16 +185,32 @@ def shuffled_control(
         fit_and_predict(protocol, X, targets, values=shuffles[:, start : start + protocol.n_together]).predictions
         for start in range(0, protocol.n_shuffles, protocol.n_together)
     ]
-    all_predictions = np.concatenate(predictions, axis=1)
-    patients = patient_codes(targets.patients[targets.test])
+    return ShuffledFits(shuffles, np.concatenate(predictions, axis=1))
+
+
+def score_shuffled(
+    fits: ShuffledFits, targets: Targets, *, observed: Estimate, main_metric: str, level: Aggregation | None = None
+) -> Shuffled:
+    """Score fits to permuted labels, as clips or as the units of a row."""
+    if level is None:
+        true, predicted, scored = fits.labels[targets.test], fits.predictions, targets
+    else:
+        true, predicted, scored = level.truth(fits.labels), level.predictions(fits.predictions), level.targets
+    patients = patient_codes(scored.patients[scored.test])
     once = np.ones((1, int(patients.max()) + 1))
-    scored = [
-        targets.scorer(shuffles[targets.test, at], all_predictions[:, at], patients)(once)
-        for at in range(protocol.n_shuffles)
-    ]
-    replicates = {name: np.array([scores[name][0] for scores in scored]) for name in scored[0]}
+    n = fits.labels.shape[1]
+    scores = [scored.scorer(true[:, at], predicted[:, at], patients)(once) for at in range(n)]
+    replicates = {name: np.array([of[name][0] for of in scores]) for name in scores[0]}
     estimates = {name: _middle(values) for name, values in replicates.items()}
-    return Shuffled(estimates, protocol.n_shuffles, _p(replicates[main_metric], observed, main_metric))
+    return Shuffled(estimates, n, _p(replicates[main_metric], observed, main_metric))
+
+
+def shuffled_control(
+    protocol: EvalProtocol, X: Floats, targets: Targets, *, observed: Estimate, main_metric: str, seed: int
+) -> Shuffled:
+    """Run the whole pipeline on permuted labels, and score clips."""
+    fits = shuffled_fits(protocol, X, targets, seed=seed)
+    return score_shuffled(fits, targets, observed=observed, main_metric=main_metric)
 
 
 def _shuffled_labels(targets: Targets, rng: np.random.Generator) -> npt.NDArray[Any]:

@@ -18,22 +18,22 @@ import numpy.typing as npt
 
 from embedstore import Manifest, Store
 from embedstore.errors import UnknownNameError, did_you_mean
-from embedstore.where import parse_where
 from evaltools.closeness import Space
-from evaltools.cohort import Cohort, NotRunnableError, build_cohort, require_runnable
-from evaltools.controls import mean_predictions, metadata_features
-from evaltools.features import VectorSource, locate, refuse_missing, require_pool
-from evaltools.fitting import Targets, fit_and_predict
+from evaltools.cohort import Cohort, NotRunnableError, require_runnable
+from evaltools.controls import metadata_features
+from evaltools.features import Located, VectorSource, locate, refuse_missing, require_pool
+from evaltools.fitting import Targets
 from evaltools.manifest_loop import over_manifests
 from evaltools.metrics import Codes, Floats, Kind, metric_names
+from evaltools.probe_options import ProbeOptions
 from evaltools.protocols.base import Probe, Standardiser
 from evaltools.protocols.knn import CARDIOBENCH_KS, DINOV2_KS, NearestNeighbours, SplitClips
 from evaltools.protocols.protocol import EvalProtocol, Method
 from evaltools.protocols.simpleshot import SHOTS, SimpleShot
-from evaltools.resample import Estimate
 from evaltools.result import Result
-from evaltools.score_table import ProbeOptions, ScoreTable
+from evaltools.score_table import ScoreTable, asked_cohorts
 from evaltools.task import Task
+from evaltools.task_rows import TaskRow, pick_rows, rows_by_fit
 
 __all__ = ["KNN_PROTOCOLS", "KnnOptions", "NeighbourProtocol", "knn", "knn_manifest", "knn_protocols"]
 
@@ -218,16 +218,10 @@ class _KnnTable(ScoreTable):
             return plain  # type: ignore[no-any-return]
         return _DrawnTargets(**{one.name: getattr(plain, one.name) for one in fields(plain)})
 
-    @cached_property
-    def shared_controls(self) -> dict[str, dict[str, Estimate]]:
-        """Controls that no vectors enter."""
+    def facts(self) -> Floats:
+        """Return the standardised facts of the recordings (n, M) that the metadata control is fitted on."""
         facts = metadata_features(self.scored)
-        standardised = Standardiser.of(facts[self.targets.train])(facts)
-        metadata = fit_and_predict(self.protocol, standardised, self.targets)
-        return {
-            "mean": self.estimates(mean_predictions(self.targets)),
-            "metadata": self.estimates(metadata.predictions),
-        }
+        return Standardiser.of(facts[self.targets.train])(facts)
 
 
 def knn(
@@ -285,10 +279,31 @@ def knn_manifest(
             f"simpleshot gives {' and '.join(_OF_DRAWS)}, and the main metric of {task.name!r} is "
             f"{task.main_metric}; use knn or dinov2-knn"
         )
+    task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
+    results = [
+        result
+        for of_fit in rows_by_fit(task_rows)
+        for table, located in _tables(sources, manifest, task, options, protocols, of_fit)
+        for of in located
+        for result in table.results(*of)
+    ]
+    names = [protocol.name for protocol in protocols]
+    return sorted(results, key=lambda result: (names.index(result.protocol), task_rows.index(result.row)))
+
+
+def _tables(
+    sources: Sequence[VectorSource],
+    manifest: Manifest,
+    task: Task,
+    options: KnnOptions,
+    protocols: Sequence[NeighbourProtocol],
+    task_rows: tuple[TaskRow, ...],
+) -> list[tuple[ScoreTable, list[tuple[VectorSource, str, Located]]]]:
+    """Return a table for each protocol, with its rows: set, pooling, where the vectors stand."""
     pools = [require_pool(pool) for pool in dict.fromkeys(options.pools)]
-    where = None if options.where is None else parse_where(options.where)
     is_cv = options.cv is not None
-    cohort = build_cohort(manifest, task, where=where, allow_leakage=options.allow_leakage, use_splits=not is_cv)
+    asked_of = task_rows[0].asked_of
+    cohort, whole = asked_cohorts(manifest, task, options, asked_of=asked_of)
     in_order: Any = np.argsort(cohort.clip_ids.astype(str), kind="stable")
     cohort = cohort.take(in_order)
     for column in options.by:
@@ -305,8 +320,10 @@ def knn_manifest(
     if not is_cv:
         _require(scored)
     clips = None if is_cv else _clips_of(scored)  # folds keep patients whole, so nobody can be his own neighbour
-    tables = [_KnnTable(cohort, scored, common, replace(protocol, clips=clips), options) for protocol in protocols]
-    return [table.result(source, pool, located) for table in tables for source, pool, located in rows]
+    return [
+        (_KnnTable(cohort, scored, common, replace(protocol, clips=clips), options, task_rows, whole), rows)
+        for protocol in protocols
+    ]
 
 
 def _require(cohort: Cohort) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from embedstore import Manifest, Store
 from embedstore.errors import UnknownNameError
-from embedstore.where import parse_where
-from evaltools.cohort import NotRunnableError, build_cohort, require_runnable
+from evaltools.cohort import NotRunnableError, require_runnable
 from evaltools.features import Located, VectorSource, locate, refuse_missing, require_pool
+from evaltools.probe_options import ProbeOptions
 from evaltools.protocols import EvalProtocol, get_protocol
 from evaltools.result import Result
-from evaltools.score_table import ProbeOptions, ScoreTable
+from evaltools.score_table import ScoreTable, asked_cohorts
 from evaltools.selection import runnable_manifests, sets_of
 from evaltools.task import Task, get_task
+from evaltools.task_rows import MAIN_ROW, TaskRow, pick_rows, rows_by_fit
 
-__all__ = ["ProbeOptions", "asked_protocol", "probe", "probe_all", "probe_manifest", "score_table"]
+__all__ = ["ProbeOptions", "asked_protocol", "probe", "probe_all", "probe_manifest", "score_table", "score_tables"]
 
 
 def probe(
@@ -51,7 +53,7 @@ def probe(
     Returns
     -------
     list of Result
-        By data set, encoder, pooling.
+        By data set, row of the task, encoder, pooling.
 
     Raises
     ------
@@ -123,8 +125,14 @@ def probe_manifest(
     UnknownNameError, ContentError
         As `probe`.
     """
-    table, rows = score_table(sources, manifest, task=task, options=options)
-    return [table.result(source, pool, located) for source, pool, located in rows]
+    task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
+    results = [
+        result
+        for table, rows in score_tables(sources, manifest, task=task, options=options)
+        for of in rows
+        for result in table.results(*of)
+    ]
+    return sorted(results, key=lambda result: task_rows.index(result.row))
 
 
 def asked_protocol(task: Task, options: ProbeOptions) -> tuple[EvalProtocol, list[str]]:
@@ -149,17 +157,42 @@ def asked_protocol(task: Task, options: ProbeOptions) -> tuple[EvalProtocol, lis
 def score_table(
     sources: Sequence[VectorSource], manifest: Manifest, *, task: Task, options: ProbeOptions
 ) -> tuple[ScoreTable, list[tuple[VectorSource, str, Located]]]:
-    """Return the table of the clips that all sets have, and its rows: set, pooling, where the vectors stand.
+    """Return the table of the task's main row, see `score_tables`.
 
     Raises
     ------
     UnknownNameError, ContentError
         As `probe`.
     """
+    return score_tables(sources, manifest, task=task, options=replace(options, rows=(MAIN_ROW,)))[0]
+
+
+def score_tables(
+    sources: Sequence[VectorSource], manifest: Manifest, *, task: Task, options: ProbeOptions
+) -> list[tuple[ScoreTable, list[tuple[VectorSource, str, Located]]]]:
+    """Return a table for each fit: the clips that all sets have, and its rows: set, pooling, where the vectors stand.
+
+    Rows of a task that are asked of the same clips share a fit.
+
+    Raises
+    ------
+    UnknownNameError, ContentError
+        As `probe`.
+    """
+    task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
+    return [_table_of(sources, manifest, task, options, of_fit) for of_fit in rows_by_fit(task_rows)]
+
+
+def _table_of(
+    sources: Sequence[VectorSource],
+    manifest: Manifest,
+    task: Task,
+    options: ProbeOptions,
+    task_rows: tuple[TaskRow, ...],
+) -> tuple[ScoreTable, list[tuple[VectorSource, str, Located]]]:
     protocol, pools = asked_protocol(task, options)
-    where = None if options.where is None else parse_where(options.where)
     is_cv = options.cv is not None
-    cohort = build_cohort(manifest, task, where=where, allow_leakage=options.allow_leakage, use_splits=not is_cv)
+    cohort, whole = asked_cohorts(manifest, task, options, asked_of=task_rows[0].asked_of)
     for column in options.by:
         manifest.column(column)
     if not is_cv:
@@ -170,7 +203,7 @@ def score_table(
         if not options.allow_missing:
             refuse_missing(source, cohort, located)
         common &= located.present
-    table = ScoreTable(cohort, cohort.take(common), common, protocol, options)
+    table = ScoreTable(cohort, cohort.take(common), common, protocol, options, task_rows, whole)
     if not is_cv:
         require_runnable(table.scored)
     return table, rows

@@ -16,6 +16,7 @@ from embedstore.identity import digest_json
 from evaltools.metrics import Floats
 from evaltools.resample import Estimate, estimates_to_dict
 from evaltools.task import Task
+from evaltools.task_rows import TaskRow
 
 __all__ = ["Counts", "GroupScores", "Predictions", "Provenance", "Result", "file_name", "software_versions"]
 
@@ -96,11 +97,12 @@ class GroupScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """One row a scored clip.
+    """One row a scored clip, patient or study.
 
     Attributes
     ----------
     clip_ids, patients : (m,) object
+        Id of what was scored, and the patient it is of.
     y_true, y_pred : (m,) float64 or object
         Values, or class names.
     probabilities : (m, K) float64 or None
@@ -108,6 +110,8 @@ class Predictions:
     classes : tuple of str
     repeats : (m,) int or None
         Repeat of a cross-validation that each row is of; None where the split's test clips were scored.
+    level : str
+        What was scored: ``clip``, ``patient`` or ``study``.
     """
 
     clip_ids: npt.NDArray[Any]
@@ -117,6 +121,7 @@ class Predictions:
     probabilities: Floats | None = None
     classes: tuple[str, ...] = ()
     repeats: npt.NDArray[np.intp] | None = None
+    level: str = "clip"
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -138,6 +143,12 @@ class Provenance:
         Whether the clips are synthetic.
     where : str or None
         Expression that selected clips.
+    asked_of : str or None
+        Expression of the task that did.
+    oracle_frames : bool
+        Whether the frames were picked by an expert.
+    pretraining : str or None
+        The data set that the encoder was trained on and that this one is or is part of.
     notes : tuple of str
         Sentences that belong beside the number.
     """
@@ -152,6 +163,9 @@ class Provenance:
     leakage: str
     synthetic: bool
     where: str | None
+    asked_of: str | None = None
+    oracle_frames: bool = False
+    pretraining: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -166,6 +180,12 @@ class Result:
         a transfer.
     extras : mapping
         JSON values that a protocol adds to the JSON form, such as the bank of a zero-shot result.
+    row : TaskRow
+        What was scored, and how predictions of clips became one.
+    units_missing : tuple of str
+        Patients or studies with a label but no clip of those that the task is asked of.
+    near_duplicates : mapping or None
+        Test clips that nearly equal a training clip, and the metrics without them; None where nothing was looked for.
     """
 
     task: Task
@@ -188,6 +208,9 @@ class Result:
     predictions: Predictions
     axis: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    row: TaskRow = TaskRow(name="all")
+    units_missing: tuple[str, ...] = ()
+    near_duplicates: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -203,6 +226,8 @@ class Result:
     def stem(self) -> str:
         """A file name without suffix; two results share it only where their sets share a title."""
         parts = [self.task.name, self.dataset, self.title, self.pool, self.protocol]
+        if self.row.name != "all":
+            parts.append(f"row-{self.row.name}")
         if self.provenance.where is not None:
             parts.append(f"where-{digest_json(self.provenance.where)[:8]}")
         parts += [
@@ -251,6 +276,15 @@ class Result:
             "split_rule": known.split_rule,
             "synthetic": known.synthetic,
             "where": known.where,
+            "row": self.row.name,
+            "level": self.row.level,
+            "aggregation": self.row.aggregation,
+            "of_row": self.row.where,
+            "asked_of": known.asked_of,
+            "units_missing": list(self.units_missing),
+            "near_duplicates": self.near_duplicates,
+            "oracle_frames": known.oracle_frames,
+            "pretraining": known.pretraining,
             "notes": list(known.notes),
             "fingerprint": known.fingerprint,
             "media": known.media,

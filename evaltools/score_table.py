@@ -3,73 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from embedstore import Manifest
 from embedstore.errors import UnknownNameError
 from embedstore.identity import derive_seed
-from evaltools.cohort import Cohort
-from evaltools.controls import Shuffled, mean_predictions, metadata_features, random_features, shuffled_control
+from embedstore.where import parse_where
+from evaltools.aggregation import Aggregation
+from evaltools.cohort import Cohort, build_cohort
+from evaltools.controls import (
+    CONTROLS,
+    Shuffled,
+    ShuffledFits,
+    mean_predictions,
+    metadata_features,
+    random_features,
+    score_shuffled,
+    shuffled_fits,
+    study_features,
+)
 from evaltools.cross_validation import cross_targets, parse_cv
 from evaltools.features import Located, VectorSource, pool_vectors
 from evaltools.fitting import Fitted, Targets, class_order, fit_and_predict
 from evaltools.metrics import Floats
+from evaltools.near_duplicates import NearDuplicates, find_near_duplicates
+from evaltools.probe_options import ProbeOptions
 from evaltools.protocols import EvalProtocol
-from evaltools.resample import DEFAULT_DRAWS, Estimate
+from evaltools.resample import Estimate
 from evaltools.result import Counts, GroupScores, Predictions, Provenance, Result
+from evaltools.soundness import pretraining_overlap, uses_oracle_frames
+from evaltools.task import Task
+from evaltools.task_rows import EVERYTHING, Subgroup, TaskRow
 
-__all__ = ["ProbeOptions", "ScoreTable", "TableRow"]
+__all__ = ["Fits", "ProbeOptions", "ScoreTable", "TableRow", "asked_cohorts"]
 
 _MAX_GROUPS = 20
 _UNKNOWN_GROUP = "unknown"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
-    """How to probe.
-
-    Attributes
-    ----------
-    protocol : str or None
-        The task's primary protocol without.
-    pools : tuple of str
-        Poolings, each a row of its own.
-    where : str or None
-        Expression that selects clips, see `embedstore.where`.
-    by : tuple of str
-        Manifest columns to give metrics of each group by.
-    seed : int
-        Changes the draws of bootstrap, shuffles and random vectors.
-    draws : int
-        Bootstrap draws.
-    allow_missing, allow_leakage : bool
-        Score what has vectors; mark leakage instead of refusing.
-    settings : tuple of str
-        ``KEY=VALUE`` of the protocol, which stand in its name then.
-    cv : str or None
-        ``K`` or ``KxR``: R times K folds of patients in place of the splits.
-    controls : bool
-        Whether to run the controls.
-    n_shuffles : int or None
-        Label permutations of the shuffled control; the protocol's number without.
-    """
-
-    protocol: str | None = None
-    pools: tuple[str, ...] = ("clip",)
-    where: str | None = None
-    by: tuple[str, ...] = ()
-    seed: int = 0
-    draws: int = DEFAULT_DRAWS
-    allow_missing: bool = False
-    allow_leakage: bool = False
-    settings: tuple[str, ...] = ()
-    cv: str | None = None
-    controls: bool = True
-    n_shuffles: int | None = None
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -80,6 +55,25 @@ class TableRow:
     pool: str
     located: Located
     dim: int
+
+
+@dataclass(frozen=True)
+class Fits:
+    """What was fitted for one set of vectors: predictions for the test clips, before they are put together.
+
+    Attributes
+    ----------
+    fitted : Fitted
+    controls : mapping of str to array
+        Predictions of each control but ``shuffled``.
+    shuffled : ShuffledFits or None
+    near_duplicates : NearDuplicates or None
+    """
+
+    fitted: Fitted
+    controls: Mapping[str, Floats]
+    shuffled: ShuffledFits | None
+    near_duplicates: NearDuplicates | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +90,11 @@ class ScoreTable:
         Which those are.
     protocol : EvalProtocol
     options : ProbeOptions
+    rows : tuple of TaskRow
+        What the predictions are put together to, the task's main row without. One table has one fit: its numbers are
+        those of the first row, `per_row` has a table for each.
+    whole : Cohort or None
+        All clips with a label, where the task is asked of some of them only.
     """
 
     asked: Cohort
@@ -103,6 +102,24 @@ class ScoreTable:
     common: npt.NDArray[np.bool_]
     protocol: EvalProtocol
     options: ProbeOptions
+    rows: tuple[TaskRow, ...] = ()
+    whole: Cohort | None = None
+
+    @property
+    def row(self) -> TaskRow:
+        """The row that is scored."""
+        return (self.rows or self.scored.task.on(self.scored.dataset).rows)[0]
+
+    @cached_property
+    def level(self) -> Aggregation:
+        """How predictions of clips become those that are scored."""
+        return Aggregation(self.row, self.scored, self.targets)
+
+    def per_row(self) -> list[Self]:
+        """Return a table for each row, all of the same fit."""
+        if len(self.rows) < 2:
+            return [self]
+        return [replace(self, rows=(row,)) for row in self.rows]
 
     @cached_property
     def targets(self) -> Targets:
@@ -116,30 +133,25 @@ class ScoreTable:
         return derive_seed(self.scored.dataset, self.scored.task.name, *purpose, self.options.seed)
 
     def estimates(self, predictions: Floats) -> dict[str, Estimate]:
-        """Score test predictions; all of a table share their draws, so their replicates pair."""
-        estimates = self.targets.estimates(predictions, draws=self.options.draws, seed=self.seed("bootstrap"))
+        """Score predictions for the test clips; all of a table share their draws, so their replicates pair."""
+        made = self.level.predictions(predictions)
+        estimates = self.level.targets.estimates(made, draws=self.options.draws, seed=self.seed("bootstrap"))
         return {name: estimates[name] for name in self.scored.task.metrics}
 
-    @cached_property
-    def shared_controls(self) -> dict[str, dict[str, Estimate]]:
-        """Controls that no vectors enter."""
-        metadata = fit_and_predict(self.protocol, metadata_features(self.scored), self.targets)
-        return {
-            "mean": self.estimates(mean_predictions(self.targets)),
-            "metadata": self.estimates(metadata.predictions),
-        }
+    def facts(self) -> Floats:
+        """Return the facts of the recordings (n, M) that the metadata control is fitted on."""
+        return metadata_features(self.scored)
 
-    def controls(self, X: Floats, shuffled: Shuffled | None) -> dict[str, dict[str, Estimate]]:
-        """All controls of one row, in the order of `CONTROLS`; none where none were asked for."""
-        if shuffled is None:
-            return {}
-        noise = random_features(X.shape, seed=self.seed("random", X.shape[1]))
-        return {
-            "mean": self.shared_controls["mean"],
-            "shuffled": {name: shuffled.estimates[name] for name in self.scored.task.metrics},
-            "random": self.estimates(fit_and_predict(self.protocol, noise, self.targets).predictions),
-            "metadata": self.shared_controls["metadata"],
+    @cached_property
+    def shared_controls(self) -> dict[str, Floats]:
+        """Predictions of the controls that no vectors enter."""
+        features = {"metadata": self.facts()}
+        for name in self.scored.task.on(self.scored.dataset).controls:
+            features[name] = study_features(self.scored, self.whole or self.asked, name)
+        predicted = {
+            name: fit_and_predict(self.protocol, X, self.targets).predictions for name, X in features.items()
         }
+        return {"mean": mean_predictions(self.targets), **predicted}
 
     def features(self, source: VectorSource, pool: str, located: Located) -> Floats:
         """Read the pooled vectors (n, D) of the scored clips."""
@@ -147,7 +159,12 @@ class ScoreTable:
 
     def result(self, source: VectorSource, pool: str, located: Located) -> Result:
         """Fit and score one set of vectors, pooled in one way."""
-        return self.score(self.features(source, pool, located), source, pool, located)
+        return self.results(source, pool, located)[0]
+
+    def results(self, source: VectorSource, pool: str, located: Located) -> list[Result]:
+        """Fit one set of vectors, pooled in one way, and score every row."""
+        X = self.features(source, pool, located)
+        return self.score_rows(X, TableRow(source, pool, located, dim=X.shape[1]))
 
     def score(
         self,
@@ -157,18 +174,81 @@ class ScoreTable:
         located: Located,
         axis: Mapping[str, Any] | None = None,
     ) -> Result:
-        """Fit and score features (n, D) of the scored clips.
+        """Fit features (n, D) of the scored clips, and score the first row.
 
         Parameters
         ----------
         axis : mapping, optional
             Keys that tell the result apart on a curve or in a transfer, see `Result.axis`.
         """
+        first = replace(self, rows=(self.row,))
+        return first.score_rows(X, TableRow(source, pool, located, dim=X.shape[1]), axis)[0]
+
+    def score_rows(self, X: Floats, of: TableRow, axis: Mapping[str, Any] | None = None) -> list[Result]:
+        """Fit features (n, D) of the scored clips, and score every row."""
+        fits = self._fits(X)
+        return [table._scored(fits, of, axis) for table in self.per_row()]
+
+    def _fits(self, X: Floats) -> Fits:
         fitted = fit_and_predict(self.protocol, X, self.targets)
-        metrics = self.estimates(fitted.predictions)
-        shuffled = self._shuffled(X, metrics) if self.options.controls else None
-        row = TableRow(source, pool, located, dim=X.shape[1])
-        return self.assemble(row, fitted, metrics, self.controls(X, shuffled), shuffled=shuffled, axis=axis)
+        near = None
+        if self.options.near_duplicates and not self.targets.folds:
+            near = find_near_duplicates(X, self.scored, self.targets, seed=self.seed("near-duplicates"))
+        if not self.options.controls:
+            return Fits(fitted, {}, None, near)
+        noise = random_features(X.shape, seed=self.seed("random", X.shape[1]))
+        controls = {**self.shared_controls, "random": fit_and_predict(self.protocol, noise, self.targets).predictions}
+        n_shuffles = self.options.n_shuffles
+        shuffled = shuffled_fits(
+            self.protocol if n_shuffles is None else self.protocol.shuffled(n_shuffles),
+            X,
+            self.targets,
+            seed=self.seed(self.protocol.name, "shuffled"),
+        )
+        return Fits(fitted, controls, shuffled, near)
+
+    def _scored(self, fits: Fits, of: TableRow, axis: Mapping[str, Any] | None) -> Result:
+        metrics = self.estimates(fits.fitted.predictions)
+        shuffled = None
+        if fits.shuffled is not None:
+            main_metric = self.scored.task.main_metric
+            shuffled = score_shuffled(
+                fits.shuffled,
+                self.targets,
+                observed=metrics[main_metric],
+                main_metric=main_metric,
+                level=self.level,
+            )
+        controls = {name: self.estimates(predictions) for name, predictions in fits.controls.items()}
+        if shuffled is not None:
+            controls["shuffled"] = {name: shuffled.estimates[name] for name in self.scored.task.metrics}
+        order = [*CONTROLS, *(name for name in controls if name not in CONTROLS)]
+        result = self.assemble(
+            of,
+            fits.fitted,
+            metrics,
+            {name: controls[name] for name in order if name in controls},
+            shuffled=shuffled,
+            axis=axis,
+        )
+        if fits.near_duplicates is None:
+            return result
+        return replace(result, near_duplicates=self._without_copies(fits.near_duplicates, fits.fitted.predictions))
+
+    def _without_copies(self, near: NearDuplicates, predictions: Floats) -> dict[str, Any]:
+        """Return what is known of near-duplicates, with the metrics of the units that have none."""
+        touched = self.level.touched(near.flagged)
+        known: dict[str, Any] = {**near.to_dict(), "n_units": int(touched.sum()), "metrics_without": None}
+        if not touched.any() or touched.all():
+            return known
+        estimates = self.level.targets.estimates(
+            self.level.predictions(predictions),
+            draws=self.options.draws,
+            seed=self.seed("bootstrap", "without near-duplicates"),
+            kept=~touched,
+        )
+        known["metrics_without"] = {name: estimates[name].to_dict() for name in self.scored.task.metrics}
+        return known
 
     def assemble(
         self,
@@ -194,7 +274,7 @@ class ScoreTable:
             controls=controls,
             n_shuffles=0 if shuffled is None else shuffled.n,
             p_shuffled=None if shuffled is None else shuffled.p,
-            groups={column: self._groups(column, fitted.predictions) for column in self.options.by},
+            groups={group.column: self._groups(group, fitted.predictions) for group in self._subgroups()},
             counts=self._counts(row.located),
             chosen=fitted.chosen,
             seed=self.options.seed,
@@ -202,49 +282,66 @@ class ScoreTable:
             provenance=self._provenance(source, fitted),
             predictions=self._predictions(fitted.predictions),
             axis=dict(axis or {}),
+            row=self.row,
+            units_missing=self._units_missing,
         )
 
-    def _shuffled(self, X: Floats, metrics: Mapping[str, Estimate]) -> Shuffled:
-        main_metric = self.scored.task.main_metric
-        return shuffled_control(
-            self.protocol if self.options.n_shuffles is None else self.protocol.shuffled(self.options.n_shuffles),
-            X,
-            self.targets,
-            observed=metrics[main_metric],
-            main_metric=main_metric,
-            seed=self.seed(self.protocol.name, "shuffled"),
-        )
+    def _subgroups(self) -> list[Subgroup]:
+        """Columns asked for, and those of the task that are known for some scored clip."""
+        found = [Subgroup(column=column) for column in self.options.by]
+        for group in self.scored.task.on(self.scored.dataset).subgroups:
+            if group.column in self.scored.manifest.fields and group.column not in self.options.by:
+                known = {value for value in self.level.column(self.scored.column(group.column)) if value is not None}
+                found += [group] if known else []
+        return found
 
-    def _groups(self, column: str, predictions: Floats) -> Mapping[str, GroupScores]:
-        values = self.scored.column(column)
-        names = np.array([_group_name(values[row]) for row in self.targets.test], dtype=object)
-        groups = sorted(set(names), key=class_order)
+    @cached_property
+    def _units_missing(self) -> tuple[str, ...]:
+        """Test units of a label that have no clip of those that the task is asked of."""
+        if self.row.level == "clip":
+            return ()
+        return tuple(self.level.without(self.whole or self.asked))
+
+    def _groups(self, group: Subgroup, predictions: Floats) -> Mapping[str, GroupScores]:
+        values = [group.group_of(value) for value in self.level.column(self.scored.column(group.column))]
+        names = np.array([_group_name(value) for value in values], dtype=object)
+        found = set(names)
+        groups = [name for name in (*group.labels, _UNKNOWN_GROUP) if name in found] if group.edges else []
+        groups = groups or sorted(found, key=class_order)
         if len(groups) > _MAX_GROUPS:
             raise UnknownNameError(
-                f"column {column!r} has {len(groups)} different values among the test clips; "
+                f"column {group.column!r} has {len(groups)} different values among the test clips; "
                 f"--by needs one with at most {_MAX_GROUPS}"
             )
-        patients = self.targets.patients[self.targets.test]
+        targets, made = self.level.targets, self.level.predictions(predictions)
         scores = {}
         for name in groups:
             kept = names == name
-            estimates = self.targets.estimates(
-                predictions, draws=self.options.draws, seed=self.seed("bootstrap", column, name), kept=kept
+            estimates = targets.estimates(
+                made, draws=self.options.draws, seed=self.seed("bootstrap", group.column, name), kept=kept
             )
             scores[name] = GroupScores(
                 n_scored=int(kept.sum()),
-                n_patients=len(set(patients[kept])),
+                n_patients=len(set(targets.patients[kept])),
                 metrics={metric: estimates[metric] for metric in self.scored.task.metrics},
             )
         return scores
 
+    def _n_expected(self) -> int:
+        """Units that have a label and stand in test, whether or not they have vectors."""
+        if self.row.level != "clip":
+            return len(set(self.level.ids) | set(self._units_missing))
+        expected = np.ones(len(self.asked), np.bool_) if self.targets.folds else self.asked.in_split("test")
+        if self.row.where is not None:
+            expected &= parse_where(self.row.where).mask(self.asked.manifest.table)[self.asked.rows]
+        return int(expected.sum())
+
     def _counts(self, located: Located) -> Counts:
         targets = self.targets
-        is_expected = np.ones(len(self.asked), np.bool_) if targets.folds else self.asked.in_split("test")
         return Counts(
-            n_expected=int(is_expected.sum()),
-            n_scored=len(set(targets.test.tolist())),
-            n_patients=len(set(targets.patients[targets.test])),
+            n_expected=self._n_expected(),
+            n_scored=len(set(self.level.ids)),
+            n_patients=len(set(self.level.targets.patients)),
             n_train=len(targets.train),
             n_val=len(targets.val),
             n_val_patients=len(set(targets.patients[targets.val])),
@@ -267,6 +364,9 @@ class ScoreTable:
             leakage=self.scored.leakage,
             synthetic=manifest.dataset.synthetic,
             where=self.options.where,
+            asked_of=self.row.asked_of or self.scored.task.on(self.scored.dataset).asked_of,
+            oracle_frames=uses_oracle_frames(source.spec),
+            pretraining=pretraining_overlap(source.spec.name, self.scored.dataset),
             notes=(*self._label_notes, *_choice_notes(fitted)),
         )
 
@@ -290,18 +390,42 @@ class ScoreTable:
         if late:
             wrong = int((targets.values[targets.test] >= targets.n_known).sum())
             notes.append(f"train lacks the classes {', '.join(late)}: {wrong} test clips count as wrong")
-        return tuple(notes)
+        if self._units_missing:
+            named = ", ".join(self._units_missing[:_NAMED]) + (", ..." if len(self._units_missing) > _NAMED else "")
+            of = f"{len(self._units_missing)} of {self._n_expected()} by {self.row.level}"
+            notes.append(f"{of} have no clip to be scored by ({named})")
+        note = task.on(self.scored.dataset).note
+        return (*notes, note) if note else tuple(notes)
 
     def _predictions(self, predictions: Floats) -> Predictions:
-        test, targets = self.targets.test, self.targets
-        who: dict[str, Any] = {"clip_ids": self.scored.clip_ids[test], "patients": targets.patients[test]}
-        if targets.folds:
-            who["repeats"] = np.repeat(np.arange(len(test) // len(self.scored)), len(self.scored))
-        y_true = self.scored.labels[test]
+        level, targets = self.level, self.level.targets
+        who: dict[str, Any] = {"clip_ids": level.ids, "patients": targets.patients, "level": self.row.level}
+        if level.unit_repeats is not None:
+            who["repeats"] = level.unit_repeats
+        made = level.predictions(predictions)
         if targets.kind == "regression":
-            return Predictions(**who, y_true=y_true, y_pred=predictions)
-        names = np.array(targets.classes, dtype=object)[predictions.argmax(axis=1)]
-        return Predictions(**who, y_true=y_true, y_pred=names, probabilities=predictions, classes=targets.classes)
+            return Predictions(**who, y_true=targets.values.astype(np.float64), y_pred=made)
+        classes = np.array(targets.classes, dtype=object)
+        named = {"y_true": classes[targets.values], "y_pred": classes[made.argmax(axis=1)]}
+        return Predictions(**who, **named, probabilities=made, classes=targets.classes)
+
+
+def asked_cohorts(
+    manifest: Manifest, task: Task, options: ProbeOptions, *, asked_of: str | None = None
+) -> tuple[Cohort, Cohort | None]:
+    """Return the clips that a task is asked of, and all with a label where those are a part of them.
+
+    Raises
+    ------
+    UnknownNameError, ContentError
+        As `evaltools.cohort.build_cohort`.
+    """
+    where = None if options.where is None else parse_where(options.where)
+    how: dict[str, Any] = {"where": where, "use_splits": options.cv is None, "allow_leakage": options.allow_leakage}
+    cohort = build_cohort(manifest, task, asked_of=asked_of, **how)
+    if (asked_of or task.on(manifest.name).asked_of or EVERYTHING) == EVERYTHING:
+        return cohort, None
+    return cohort, build_cohort(manifest, task, asked_of=EVERYTHING, **{**how, "allow_leakage": True})
 
 
 def _group_name(value: Any) -> str:

@@ -14,6 +14,7 @@ from embedstore.identity import digest_json
 from embedstore.safe_yaml import read_yaml
 from evaltools.metrics import METRICS, Kind, metric_names
 from evaltools.protocols import PROTOCOLS
+from evaltools.task_rows import CardiobenchChanges, TaskDataset, TaskRow
 
 __all__ = ["Task", "get_task", "label_task", "read_task", "shipped_tasks"]
 
@@ -34,7 +35,7 @@ class Task(BaseModel):
         Name in commands and results, name for people.
     kind : {"regression", "classification"}
     level : {"clip"}
-        What one prediction is made for.
+        What one prediction is made for; the rows of `datasets` say what is scored.
     unit : str or None
         Unit of a regression target.
     column : str
@@ -43,6 +44,12 @@ class Task(BaseModel):
         Data set to its column, where it is another.
     unlabelled_where : mapping of str to tuple of str
         Column to values; a row with such a value counts as unlabelled.
+    classes : mapping of str to str
+        Value of the column to class; other values count as unlabelled. Without, each value is a class.
+    datasets : mapping of str to TaskDataset
+        Data set to its rows, subgroups and controls; a data set that is not here has one row of all clips.
+    cardiobench : CardiobenchChanges
+        What `under_cardiobench` replaces.
     plausible : (float, float) or None
         Range outside of which a label is counted and noted.
     metrics : tuple of str
@@ -64,6 +71,9 @@ class Task(BaseModel):
     column: str
     columns: Mapping[str, str] = Field(default_factory=dict)
     unlabelled_where: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    classes: Mapping[str, str] = Field(default_factory=dict)
+    datasets: Mapping[str, TaskDataset] = Field(default_factory=dict)
+    cardiobench: CardiobenchChanges = CardiobenchChanges()
     plausible: tuple[float, float] | None = None
     metrics: tuple[str, ...] = Field(min_length=1)
     main_metric: str
@@ -79,7 +89,15 @@ class Task(BaseModel):
             raise ValueError(f"main_metric {self.main_metric!r} is not among metrics")
         if self.protocol not in PROTOCOLS or self.kind not in PROTOCOLS[self.protocol].kinds:
             raise ValueError(f"protocol {self.protocol!r} is no {self.kind} protocol")
+        if self.classes and self.kind == "regression":
+            raise ValueError("a regression task has no classes")
+        if self.kind == "classification" and any(row.truth == "mean" for row in self._all_rows()):
+            raise ValueError("classes have no mean; take truth: same or truth: any")
         return self
+
+    def _all_rows(self) -> list[TaskRow]:
+        of = (*self.datasets.values(), *self.cardiobench.datasets.values())
+        return [row for dataset in of for row in dataset.rows]
 
     @property
     def digest(self) -> str:
@@ -89,6 +107,16 @@ class Task(BaseModel):
     def column_of(self, dataset: str) -> str:
         """Return the column of a data set that holds the label."""
         return self.columns.get(dataset, self.column)
+
+    def on(self, dataset: str) -> TaskDataset:
+        """Return what the task does on a data set."""
+        return self.datasets.get(dataset, TaskDataset())
+
+    def under_cardiobench(self) -> Task:
+        """Return the task with CardioBench's columns, clips, rows and subgroups; its digest tells the two apart."""
+        changes = self.cardiobench
+        columns, datasets = {**self.columns, **changes.columns}, {**self.datasets, **changes.datasets}
+        return self.model_copy(update={"columns": columns, "datasets": datasets})
 
     def metric_title(self, name: str) -> str:
         """Return a metric's name for people, with the target's unit where it carries it."""
@@ -119,7 +147,7 @@ def shipped_tasks() -> dict[str, Task]:
     Examples
     --------
     >>> sorted(shipped_tasks())
-    ['lvef', 'view']
+    ['as', 'as3', 'asd', 'ivsd', 'lvef', 'lvidd', 'lvpwd', 'pah', 'rwma', 'stemi', 'view']
     """
     tasks = [read_task(path) for path in sorted(_FOLDER.glob("*.yaml"))]
     return {task.name: task for task in tasks}
