@@ -11,8 +11,9 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,7 @@ def load_exactly(
     may_miss: Collection[str] = (),
     may_ignore: Collection[str] = (),
     only: str | tuple[str, ...] = "",
+    spelled: Callable[[str], str] = str,
 ) -> None:
     """Copy a state dict into a model, accounting for every key.
 
@@ -229,9 +231,12 @@ def load_exactly(
     source : Path or str
         What to call the checkpoint in an error.
     may_miss, may_ignore : collection of str
-        Keys that the published file is known to lack, and to have beyond the model's.
+        Keys that the published file is known to lack, and to have beyond the model's; the latter may be patterns, as
+        ``decoder_blocks.[0-7].norm1.*``.
     only : str or tuple of str
         Prefixes of the keys that are copied, for one tower of a model of which the rest is checked and then dropped.
+    spelled : callable
+        How the file itself spells a key of the model, for the error, where the loader has spelled it anew.
 
     Raises
     ------
@@ -241,12 +246,16 @@ def load_exactly(
     import torch
 
     wanted = model.state_dict()
-    missing = sorted(wanted.keys() - state.keys() - set(may_miss))
-    unexpected = sorted(str(key) for key in state.keys() - wanted.keys() - set(may_ignore))
+    missing = sorted({spelled(key) for key in wanted.keys() - state.keys() - set(may_miss)})
+    unexpected = sorted(
+        str(key)
+        for key in state.keys() - wanted.keys()
+        if not any(key == known or fnmatchcase(str(key), known) for known in may_ignore)
+    )
     shared = [key for key in wanted if key in state]
     not_tensors = [key for key in shared if not isinstance(state[key], torch.Tensor)]
     reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        f"{spelled(key)} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in shared
         if key not in not_tensors and state[key].shape != wanted[key].shape
     ]

@@ -45,8 +45,12 @@ class PublishedCard(EncoderCard):
         ``module:function`` of (card, variant=..., weights=...) that returns the card as it is for that variant and
         those weights, importing no torch where the weights are a folder or a safetensors file.
     keys_may_miss, keys_may_ignore : tuple of str
-        The keys that a published checkpoint may lack, and may have beyond the model's. Any other difference is an
-        error.
+        The keys that a published checkpoint may lack, and may have beyond the model's, the latter as patterns where
+        there are many. Any other difference is an error.
+    layout : str
+        What the published file holds: container, keys, parameters; for people.
+    left_open : str
+        What the published sources do not decide, and how it is done here; for people.
     weights_names, settings_names : tuple of str
         Names of files in a folder given as weights: those that may hold the weights, best first, and those whose
         settings decide a vector too.
@@ -55,6 +59,8 @@ class PublishedCard(EncoderCard):
     fitter: str | None = None
     keys_may_miss: tuple[str, ...] = ()
     keys_may_ignore: tuple[str, ...] = ()
+    layout: str = ""
+    left_open: str = ""
     weights_names: tuple[str, ...] = ()
     settings_names: tuple[str, ...] = ()
 
