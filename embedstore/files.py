@@ -108,8 +108,9 @@ class HashingFile(io.RawIOBase):
         self._digest = hashlib.sha256()
         self._size = 0
         _fault("open", path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = open(os.open(path, flags, 0o600 if private else 0o666), "wb", buffering=0)
+        self._file = path.open("xb", buffering=0)
+        if private:
+            os.fchmod(self._file.fileno(), 0o600)
 
     def writable(self) -> bool:
         return True
