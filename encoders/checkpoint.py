@@ -1,7 +1,9 @@
 """Opening a checkpoint file safely, and loading it exactly.
 
-No file runs code here: torch files open with ``weights_only=True``, others as safetensors. Nothing is skipped in
-silence: every key that is missing, left over or of another shape is named.
+No file runs code here: torch files open with ``weights_only=True``, others as safetensors. A torch file that names
+code besides torch's own (a training run's options, say) is refused unless its user trusts it by its SHA-256; then
+each name stands for an empty object, so that even a trusted file runs nothing. Nothing is skipped in silence: every
+key that is missing, left over or of another shape is named.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import CorruptionError, FormatError, HostileInputError, MissingExtraError, StorageError
+from encoders.safetensors_file import read_header
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_exactly", "open_checkpoint", "sha256_of_file", "without_initialisation"]
+__all__ = ["check_head", "load_exactly", "open_checkpoint", "sha256_of_file", "without_initialisation"]
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ANNEX_POINTER = b"/annex/objects/"
@@ -37,7 +40,9 @@ _DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "erfinv_"})
 _PROGRAM = "TorchScript archive"
 
 # How torch/_weights_only_unpickler.py names a class or function outside its allow-list.
-_REFUSED_CODE = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module)")
+_REFUSED_CODE = re.compile(r"GLOBAL (\S+) (was not an allowed global|whose module)")
+_BLOCKED = "whose module"  # of os, sys and the like
+_MAX_STAND_INS = 256  # names that one file may have stood in for
 
 # What torch's readers raise on bytes that are no checkpoint, besides OSError: the zip reader a RuntimeError, the
 # restricted unpickler nearly anything, since damaged opcodes pop an empty stack or index what is not there.
@@ -71,7 +76,22 @@ def sha256_of_file(path: Path) -> str:
         raise StorageError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
 
 
-def open_checkpoint(path: Path, *, sha256: str | None = None, trusted_sha256: str | None = None) -> dict[str, Any]:
+class _StandIn:
+    """What a trusted checkpoint gets in place of any class or function that it names: it does and keeps nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def open_checkpoint(
+    path: Path, *, sha256: str | None = None, trusted_sha256: str | None = None, stand_ins: bool = False
+) -> dict[str, Any]:
     """Open a torch or safetensors file on the CPU, running none of its code.
 
     Parameters
@@ -81,8 +101,10 @@ def open_checkpoint(path: Path, *, sha256: str | None = None, trusted_sha256: st
     sha256 : str or None
         The digest that the file must have, where one is known.
     trusted_sha256 : str or None
-        The digest of a file that its user trusts to run code on opening; code runs only where the file needs it and
-        has this digest.
+        The digest of a torch file that its user trusts although it names code. None of it runs: an object of a
+        class that is not torch's own is left empty.
+    stand_ins : bool
+        Whether names of code are passed over without trust, for a look at shapes alone.
 
     Returns
     -------
@@ -94,13 +116,13 @@ def open_checkpoint(path: Path, *, sha256: str | None = None, trusted_sha256: st
     StorageError
         The file is not there, is empty, is a download that went wrong, or is cut off: fetch it again.
     CorruptionError
-        The file has another digest.
+        The file has another digest, or not the trusted one.
     HostileInputError
-        The file needs code to be run on opening, or is a program.
+        The file names code, is a program, or has a header that lies.
     FormatError
         The file opens, but holds no mapping.
     """
-    head = _head(path)
+    head = check_head(path)
     if sha256 is not None:
         found = sha256_of_file(path)
         if found != sha256:
@@ -109,10 +131,25 @@ def open_checkpoint(path: Path, *, sha256: str | None = None, trusted_sha256: st
             )
     if path.suffix == ".safetensors" or _is_safetensors(head, path.stat().st_size):
         return _open_safetensors(path)
-    return _open_torch(path, trusted_sha256=trusted_sha256)
+    if trusted_sha256 is not None:
+        found = sha256_of_file(path)
+        if found != trusted_sha256:
+            raise CorruptionError(
+                f"checkpoint {path} has SHA-256 {found}, trusted by --trust-checkpoint is {trusted_sha256}; it is "
+                "another file, and is not opened"
+            )
+    return _open_torch(path, stand_ins=stand_ins or trusted_sha256 is not None)
 
 
-def _head(path: Path) -> bytes:
+def check_head(path: Path) -> bytes:
+    """Return the first bytes of a checkpoint, unless they show that it is none.
+
+    Raises
+    ------
+    StorageError
+        The path is a folder or cannot be read; the file is empty, a pointer that was left in place of the weights, or
+        a web page.
+    """
     if path.is_dir():
         raise StorageError(f"checkpoint {path} is a folder; give the file inside it")
     try:
@@ -148,6 +185,7 @@ def _open_safetensors(path: Path) -> dict[str, Any]:
             "a .safetensors checkpoint needs the package safetensors, which is not installed; "
             "install the extra with: pip install 'embedstore[build]'"
         ) from error
+    read_header(path)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -156,44 +194,50 @@ def _open_safetensors(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _open_torch(path: Path, *, trusted_sha256: str | None) -> dict[str, Any]:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            # What cannot be read fails below, in one sentence; what can be read needs no comment on its age.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
-            warnings.filterwarnings("ignore", message=".*TorchScript archive", category=UserWarning)
-            opened = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        if _PROGRAM in str(error):
-            raise HostileInputError(
-                f"checkpoint {path} is a TorchScript program, which is never run; give the weights alone, "
-                "as a .safetensors file or a state dict"
-            ) from error
-        refused = _REFUSED_CODE.search(str(error))
-        if refused is None:
-            raise _unreadable(path, error) from error
-        found = sha256_of_file(path)
-        if trusted_sha256 != found:
-            raise HostileInputError(
-                f"checkpoint {path} wants to call {refused[1]} on opening, which is refused: weights need no code; "
-                f"only if you trust its authors, give its SHA-256 {found} with --trust-checkpoint"
-            ) from error
-        opened = _open_trusted(path)
+def _open_torch(path: Path, *, stand_ins: bool) -> dict[str, Any]:
+    names: set[str] = set()
+    while True:
+        try:
+            opened = _load(path, names)
+            break
+        except _UNREADABLE as error:
+            if _PROGRAM in str(error):
+                raise HostileInputError(
+                    f"checkpoint {path} is a TorchScript program, which is never run; give the weights alone, "
+                    "as a .safetensors file or a state dict"
+                ) from error
+            refused = _REFUSED_CODE.search(str(error))
+            if refused is None:
+                raise _unreadable(path, error) from error
+            name, why = refused[1], refused[2]
+            if why == _BLOCKED or name in names or len(names) >= _MAX_STAND_INS:
+                raise HostileInputError(
+                    f"checkpoint {path} wants to call {name} on opening, which is refused even in a file that is "
+                    "trusted: weights need no code; ask its authors for the weights alone"
+                ) from error
+            if not stand_ins:
+                raise HostileInputError(
+                    f"checkpoint {path} wants to call {name} on opening, which is refused: weights need no code; only "
+                    f"if you trust its authors, give --trust-checkpoint NAME={sha256_of_file(path)} (even then the "
+                    "code is not run)"
+                ) from error
+            # torch names a builtin without its module.
+            names |= {name, f"builtins.{name}"}
     if not isinstance(opened, Mapping):
         raise FormatError(f"checkpoint {path} holds a {type(opened).__name__}, not a mapping of names to tensors")
     return dict(opened)
 
 
-def _open_trusted(path: Path) -> Any:
+def _load(path: Path, names: set[str]) -> Any:
+    """Open with the restricted unpickler; classes and functions of these names are stood in for."""
     import torch
 
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with warnings.catch_warnings(), torch.serialization.safe_globals([(_StandIn, name) for name in sorted(names)]):
+        # What cannot be read fails, in one sentence; what can be read needs no comment on its age.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*TorchScript archive", category=UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unreadable(path: Path, error: BaseException) -> StorageError:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedstore.errors import EnvironmentFailure, MissingExtraError, UnknownNameError
+from embedstore.errors import EnvironmentFailure, MissingExtraError, TooLittleMemoryError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["check_memory", "free_bytes", "inference", "pick_device"]
 
 _MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")  # of a container, cgroup v2
 _GIB = 2**30
 
 
@@ -83,16 +84,39 @@ def inference(device: torch.device, *, precision: str) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return how many bytes a device has free, or None where it does not say."""
+    """Return how many bytes a device has free, or None where it does not say.
+
+    On CUDA what torch holds in reserve and does not use counts as free; on the CPU the limit of a container counts.
+    """
     import torch
 
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu" and _MEMINFO.exists():
-        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserve
+    if device.type != "cpu":
+        return None
+    found = [_available(_MEMINFO), _left_in_group(_GROUP)]
+    return min((count for count in found if count is not None), default=None)
+
+
+def _available(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left_in_group(group: Path) -> int | None:
+    """Return what a container's memory limit leaves: limit less usage, of which cached files can be dropped."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+        return None if limit == "max" else max(0, int(limit) - used + cached)
+    except (OSError, ValueError):
+        return None
 
 
 def check_memory(device: torch.device, *, needed: int, name: str) -> None:
@@ -108,12 +132,13 @@ def check_memory(device: torch.device, *, needed: int, name: str) -> None:
 
     Raises
     ------
-    EnvironmentFailure
+    TooLittleMemoryError
         Less is free.
     """
     free = free_bytes(device)
     if free is not None and free < needed:
-        raise EnvironmentFailure(
+        raise TooLittleMemoryError(
             f"{name} needs {needed / _GIB:.1f} GiB of memory on {device} for its weights alone, and "
-            f"{free / _GIB:.1f} GiB are free; use another device or free some"
+            f"{free / _GIB:.1f} GiB are free; use another device or free some",
+            needed=needed,
         )

@@ -217,7 +217,8 @@ def load_lite(request: LoadRequest, *, model: str, side: int, located: Path | No
         raise StorageError(f"the weights of {model} are one .pth file, got the folder {path}")
     device = pick_device(request.device)
     network = _network(model)
-    load_exactly(network, open_checkpoint(path, sha256=request.spec.weights_sha256), source=path)
+    state = open_checkpoint(path, sha256=request.spec.weights_sha256, trusted_sha256=request.trusted_sha256)
+    load_exactly(network, state, source=path)
     _fold_batch_norms(network)
     return EfficientNetLite(network, spec=request.spec, device=device, side=side)
 

@@ -192,7 +192,9 @@ def open_given(
     pick_device(request.device)
     needed = weights_file(path, names).stat().st_size
     check_memory(pick_device("cpu"), needed=needed, name=request.spec.title)
-    state, file = open_state(path, names=names, sha256=request.spec.weights_sha256)
+    state, file = open_state(
+        path, names=names, sha256=request.spec.weights_sha256, trusted_sha256=request.trusted_sha256
+    )
     return state, file, path
 
 

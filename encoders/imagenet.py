@@ -185,6 +185,7 @@ def load_mobilenet_v2(request: LoadRequest) -> FrameEncoder:
         ) from error
     with without_initialisation():
         network = mobilenet_v2(weights=None)
-    load_exactly(network, open_checkpoint(path, sha256=request.spec.weights_sha256), source=path)
+    state = open_checkpoint(path, sha256=request.spec.weights_sha256, trusted_sha256=request.trusted_sha256)
+    load_exactly(network, state, source=path)
     tower = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return FrameEncoder(tower, spec=request.spec, device=device, side=_MOBILENET_SIDE, channels_last=True)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedstore.errors import CorruptionError, FormatError, HostileInputError, StorageError
+from encoders.safetensors_file import read_header
 
 __all__ = [
     "Shapes",
@@ -27,8 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Settings files are kilobytes and safetensors headers hundreds of kilobytes; more is not one of them.
 _MAX_SETTINGS_BYTES = 1 << 22
 _MAX_INDEX_BYTES = 1 << 26
-_MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:
@@ -87,11 +87,19 @@ def _json_object(file: Path, *, max_bytes: int) -> dict[str, Any]:
     return found
 
 
-def open_state(path: Path, *, names: Sequence[str], sha256: str | None = None) -> tuple[dict[str, Any], Path]:
+def open_state(
+    path: Path,
+    *,
+    names: Sequence[str],
+    sha256: str | None = None,
+    trusted_sha256: str | None = None,
+    shapes_only: bool = False,
+) -> tuple[dict[str, Any], Path]:
     """Open the state dict of a file or folder on the CPU.
 
     An index of several safetensors files (``*.safetensors.index.json``) is followed. A state dict inside a training
-    checkpoint (under ``state_dict`` or ``model``) is taken out, and the ``module.`` of data-parallel training too.
+    checkpoint (under ``state_dict``, ``model`` or ``weights``) is taken out, and the ``module.`` of data-parallel
+    training too.
 
     Parameters
     ----------
@@ -101,6 +109,10 @@ def open_state(path: Path, *, names: Sequence[str], sha256: str | None = None) -
         File names of weights in a folder, best first.
     sha256 : str or None
         What the file must have, where ``path`` is a single file; a folder's digest covers more than its weights.
+    trusted_sha256 : str or None
+        As `encoders.checkpoint.open_checkpoint`.
+    shapes_only : bool
+        Whether only shapes are wanted, for which a file need not be trusted: what it holds is not used.
 
     Returns
     -------
@@ -117,7 +129,12 @@ def open_state(path: Path, *, names: Sequence[str], sha256: str | None = None) -
     file = weights_file(path, names)
     if file.name.endswith(".index.json"):
         return _open_parts(file), file
-    state = open_checkpoint(file, sha256=None if path.is_dir() else sha256)
+    state = open_checkpoint(
+        file,
+        sha256=None if path.is_dir() else sha256,
+        trusted_sha256=trusted_sha256,
+        stand_ins=shapes_only,
+    )
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = dict(state[wrapper])
@@ -174,28 +191,13 @@ def tensor_shapes(path: Path, *, names: Sequence[str]) -> dict[str, tuple[int, .
     StorageError, HostileInputError, FormatError
         As `open_state`.
     """
+    from encoders.checkpoint import check_head
+
     file = weights_file(path, names)
     if file.suffix != ".safetensors":
-        return shapes_of_state(open_state(path, names=names)[0])
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            whole = length <= min(file.stat().st_size - 8, _MAX_HEADER_BYTES)
-            text = stream.read(length) if whole else b""
-    except OSError as error:
-        raise StorageError(f"checkpoint {file} cannot be read: {error.strerror or error}") from error
-    try:
-        header = json.loads(text)
-        return {
-            str(key): tuple(int(side) for side in entry["shape"])
-            for key, entry in header.items()
-            if key != "__metadata__"
-        }
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise StorageError(
-            f"checkpoint {file} is no readable safetensors file (its header does not say what it holds): it is cut "
-            "off or damaged; fetch it again"
-        ) from error
+        return shapes_of_state(open_state(path, names=names, shapes_only=True)[0])
+    check_head(file)
+    return {name: tensor.shape for name, tensor in read_header(file).items()}
 
 
 def shapes_of_state(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

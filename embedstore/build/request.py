@@ -24,6 +24,8 @@ class BuildRequest:
         Media root by data set name; ``""`` for any.
     weights : mapping of str to Path
         Checkpoint by encoder name.
+    trusted : mapping of str to str
+        By encoder name, the SHA-256 of a ``.pt`` file that names code and that the user trusts all the same.
     sampling : str or None
         A rule in place of the variant's.
     where : str or None
@@ -40,6 +42,7 @@ class BuildRequest:
     manifests: tuple[str, ...] = ()
     roots: Mapping[str, Path] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
+    trusted: Mapping[str, str] = field(default_factory=dict)
     sampling: str | None = None
     where: str | None = None
     limit: int | None = None

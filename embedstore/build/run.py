@@ -41,6 +41,7 @@ class _Chosen:
     card: EncoderCard
     weights: Weights
     spec: EncoderSpec
+    trusted_sha256: str | None = None
     loaded: Encoder | None = None
 
     def load(self, device: str) -> Encoder:
@@ -48,7 +49,9 @@ class _Chosen:
             # Torch's threads spin at every barrier by default, which starves them when decode workers share the
             # cores (measured: a third of the throughput and less). Read when torch is first imported.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-            request = LoadRequest(spec=self.spec, weights=self.weights.path, device=device)
+            request = LoadRequest(
+                spec=self.spec, weights=self.weights.path, device=device, trusted_sha256=self.trusted_sha256
+            )
             self.loaded = load_encoder(self.card, request)
         return self.loaded
 
@@ -62,18 +65,20 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
         if absent:
             progress.note(f"no weights on this machine for: {', '.join(absent)}")
         titles = [*ready, *(title for title in titles if title != "all" and title not in ready)]
-    unknown = set(request.weights) - {split_title(title)[0] for title in titles}
-    if unknown:
-        raise UnknownNameError(
-            f"--weights names {sorted(unknown)[0]!r}, which is not among the encoders of this build"
-        )
+    for option, named in (("--weights", request.weights), ("--trust-checkpoint", request.trusted)):
+        unknown = set(named) - {split_title(title)[0] for title in titles}
+        if unknown:
+            raise UnknownNameError(
+                f"{option} names {sorted(unknown)[0]!r}, which is not among the encoders of this build"
+            )
     sampling = None if request.sampling is None else FrameSampling(request.sampling)
     chosen = []
     for title in dict.fromkeys(titles):
         name, variant = split_title(title)
         card = get_card(name)
         # Only an encoder that the user names is downloaded; `all` means what is on this machine.
-        weights = find_weights(card, request.weights.get(name), download=title in request.encoders)
+        given = request.weights.get(name)
+        weights = find_weights(card, given, download=title in request.encoders, tell=progress.note)
         card = card.fitted(variant=variant or "published", weights=weights.path)
         spec = card.spec(
             variant=variant or "published",
@@ -84,7 +89,7 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
         )
         if card.licence_forbids:
             progress.note(f"{card.name}: licence {card.licence}, which forbids {card.licence_forbids}")
-        chosen.append(_Chosen(card, weights, spec))
+        chosen.append(_Chosen(card, weights, spec, request.trusted.get(name)))
     return chosen
 
 

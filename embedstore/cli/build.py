@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
-from embedstore.cli.options import named_paths
+from embedstore.cli.options import named_digests, named_paths
 from embedstore.errors import EXIT_OK, EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -70,7 +70,13 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
 @click.option("--encoder", "encoders", multiple=True, required=True, help="NAME[@VARIANT]; repeatable; or all.")
 @click.option("--manifest", "manifests", multiple=True, help="Manifest name or file [default: all of the store].")
 @click.option("--root", "roots", multiple=True, help="[NAME=]DIR of the media, in place of the remembered one.")
-@click.option("--weights", multiple=True, help="NAME=FILE: checkpoint of an encoder.")
+@click.option("--weights", multiple=True, help="NAME=FILE_OR_FOLDER: checkpoint of an encoder.")
+@click.option(
+    "--trust-checkpoint",
+    "trusted",
+    multiple=True,
+    help="NAME=SHA256: open this .pt file although it names code; none of it is run, its objects are left empty.",
+)
 @click.option(
     "--sampling", help="Frames: uniform:N, linspace:N, all, consecutive:N, stride:SxN, rate:HZxN, keyframe:ROLE."
 )
@@ -104,6 +110,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         manifests=options["manifests"],
         roots=named_paths(options["roots"], option="--root", default_name=""),
         weights=named_paths(options["weights"], option="--weights"),
+        trusted=named_digests(options["trusted"], option="--trust-checkpoint"),
         sampling=options["sampling"],
         where=options["where"],
         limit=options["limit"],

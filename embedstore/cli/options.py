@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from embedstore.errors import UnknownNameError
 
-__all__ = ["named_paths"]
+__all__ = ["named_digests", "named_paths"]
 
 
 def named_paths(values: tuple[str, ...], *, option: str, default_name: str | None = None) -> dict[str, Path]:
@@ -37,4 +38,28 @@ def named_paths(values: tuple[str, ...], *, option: str, default_name: str | Non
         if name in found:
             raise UnknownNameError(f"{option} names {name or 'a default'!r} twice")
         found[name] = Path(path)
+    return found
+
+
+def named_digests(values: tuple[str, ...], *, option: str) -> dict[str, str]:
+    """Read ``NAME=SHA256`` values.
+
+    Raises
+    ------
+    UnknownNameError
+        A value is no name and digest, or a name stands twice.
+
+    Examples
+    --------
+    >>> named_digests(("panecho=" + "0A" * 32,), option="--trust-checkpoint")["panecho"][:4]
+    '0a0a'
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, _, digest = value.partition("=")
+        if not name or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise UnknownNameError(f"{option} needs NAME=SHA256 with 64 hexadecimal digits, got {value!r}")
+        if name in found:
+            raise UnknownNameError(f"{option} names {name!r} twice")
+        found[name] = digest.lower()
     return found

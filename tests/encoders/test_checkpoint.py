@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import struct
+import subprocess
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +26,7 @@ from embedstore.errors import (
     StorageError,
 )
 from encoders.checkpoint import load_exactly, open_checkpoint, sha256_of_file, without_initialisation
+from encoders.model_folder import tensor_shapes
 
 CONTAINERS = ["zip", "legacy", "safetensors"]
 
@@ -138,16 +143,62 @@ def test_code_in_a_checkpoint_does_not_run(container: str, state, tmp_path: Path
         assert isinstance(caught.value, HostileInputError) and "mkdir" in str(caught.value)
 
 
-def test_safetensors_with_a_lying_header(state, tmp_path: Path) -> None:
-    path = save(state, tmp_path / "weights.safetensors", "safetensors")
-    whole = path.read_bytes()
-    for length in (0, 1, len(whole), 2**40, 2**63):
-        path.write_bytes(struct.pack("<Q", length) + whole[8:])
-        with pytest.raises(StorageError, match="no readable safetensors file"):
+def safetensors_of(header: dict[str, object] | bytes, *, n_bytes: int, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(n_bytes)
+
+
+def entry(start: int, stop: int, *shape: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "complaint"),
+    [
+        (safetensors_of({"a": entry(0, 8, 2), "b": entry(4, 12, 2)}, n_bytes=12), HostileInputError, "b overlaps a"),
+        (
+            safetensors_of({"a": entry(0, 8, 2), "b": entry(12, 20, 2)}, n_bytes=20),
+            HostileInputError,
+            "b leaves a gap after a",
+        ),
+        (safetensors_of({"a": entry(4, 12, 2)}, n_bytes=12), HostileInputError, "a leaves a gap after the header"),
+        (safetensors_of({"a": entry(0, 8, 2)}, n_bytes=9), HostileInputError, "1 bytes follow the last tensor"),
+        (safetensors_of({"a": entry(0, 8, 3)}, n_bytes=8), HostileInputError, r"a of shape \(3,\) in 8 bytes of F32"),
+        (safetensors_of({"a": entry(0, 8, -2)}, n_bytes=8), HostileInputError, "a of shape"),
+        (safetensors_of({"a": entry(8, 0, 2)}, n_bytes=8), HostileInputError, "a of shape"),
+        (safetensors_of({"a": entry(0, 2**62, 2**60)}, n_bytes=8), StorageError, "cut off or damaged"),
+        (safetensors_of(b"{}", n_bytes=0, length=101_000_000), HostileInputError, "header of 101000000 bytes"),
+        (safetensors_of(b"{}", n_bytes=0, length=2**63), HostileInputError, "safetensors header of 9223"),
+        (safetensors_of(b"{}", n_bytes=0, length=50_000_000), StorageError, "header should take 50000000 bytes"),
+        (safetensors_of(b"[" * 100_000, n_bytes=0), StorageError, "does not say what it holds"),
+        (safetensors_of(b'{"a": {"b": 1}}', n_bytes=0), StorageError, "does not say what it holds"),
+        (safetensors_of(b"[1, 2]", n_bytes=0), StorageError, "does not say what it holds"),
+    ],
+)
+def test_safetensors_with_a_lying_header(
+    content: bytes, error: type[Exception], complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    for opening in (open_checkpoint, lambda path: tensor_shapes(path, names=[])):
+        with pytest.raises(error, match=complaint) as caught:
+            opening(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_large_lying_header_takes_no_memory(tmp_path: Path) -> None:
+    """A file that is as long as it says, all of it header: refused unread."""
+    path = tmp_path / "weights.safetensors"
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", 101_000_000) + b"{")
+        stream.truncate(101_000_008)
+    tracemalloc.start()
+    try:
+        with pytest.raises(HostileInputError, match="header of 101000000 bytes"):
             open_checkpoint(path)
-    path.write_bytes(whole.replace(b"[5,7]", b"[9,7]"))
-    with pytest.raises(StorageError, match="no readable safetensors file"):
-        open_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:
@@ -195,14 +246,54 @@ def test_stated_differences_are_allowed(state) -> None:
     assert torch.equal(model.weight, state["weight"]) and torch.equal(model.bias, bias)
 
 
-def test_code_runs_only_in_a_file_that_needs_it_and_is_trusted_by_its_digest(state, tmp_path: Path) -> None:
-    canary, path = tmp_path / "ran", tmp_path / "weights.pt"
-    torch.save({**state, "extra": _Payload(canary)}, path)
-    with pytest.raises(HostileInputError, match=f"give its SHA-256 {sha256_of_file(path)} with --trust-checkpoint"):
+class Options:
+    """What a training script keeps beside its weights."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+
+class _Call:
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_a_file_that_names_code_is_opened_only_where_trusted_by_its_digest(
+    container: str, state, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pt"
+    extra = {"options": Options(0.1), "seen": {Options(0.2): 1}, "where": Path("x"), "step": np.float64(3)}
+    torch.save({**state, **extra}, path, _use_new_zipfile_serialization=container == "zip")
+    digest = sha256_of_file(path)
+    with pytest.raises(HostileInputError, match=f"--trust-checkpoint NAME={digest}") as caught:
+        open_checkpoint(path)
+    assert "which is refused: weights need no code" in str(caught.value)
+    with pytest.raises(CorruptionError, match=f"has SHA-256 {digest}, trusted by --trust-checkpoint is {'0' * 64}"):
         open_checkpoint(path, trusted_sha256="0" * 64)
+    opened = open_checkpoint(path, trusted_sha256=digest)
+    assert all(torch.equal(opened[key], state[key]) for key in state)
+    assert not isinstance(opened["options"], Options) and not hasattr(opened["options"], "rate")
+    assert tensor_shapes(path, names=[]) == {key: tuple(value.shape) for key, value in state.items()}
+    with pytest.raises(HostileInputError, match="wants to call"):
+        open_checkpoint(path)  # nothing that was stood in for is remembered
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_not_even_a_trusted_file_runs_its_code(container: str, state, tmp_path: Path) -> None:
+    canary, path = tmp_path / "ran", tmp_path / "weights.pt"
+    write = f"open({str(canary)!r}, 'w').close()"
+    for payload in (_Call(exec, write), _Call(subprocess.call, ["touch", str(canary)]), _Call(eval, "1 + 1")):
+        torch.save({**state, "extra": payload}, path, _use_new_zipfile_serialization=container == "zip")
+        opened = open_checkpoint(path, trusted_sha256=sha256_of_file(path))
+        assert torch.equal(opened["weight"], state["weight"]) and not canary.exists()
+    torch.save({**state, "extra": _Payload(canary)}, path, _use_new_zipfile_serialization=container == "zip")
+    with pytest.raises(HostileInputError, match="mkdir on opening, which is refused even in a file that is trusted"):
+        open_checkpoint(path, trusted_sha256=sha256_of_file(path))
     assert not canary.exists()
-    opened = open_checkpoint(path, trusted_sha256=sha256_of_file(path))
-    assert canary.exists() and torch.equal(opened["weight"], state["weight"])
 
 
 def test_one_tower_of_a_model_is_filled_and_the_rest_is_checked(state) -> None:
