@@ -1,0 +1,411 @@
+"""`SentSnapshot`: a snapshot as it is sent: the document ``manifest.json``, and the list of its files.
+
+The document is canonical JSON and its SHA-256 is the id that a recipient pins. It lists every file with size and
+digest, so a snapshot needs no directory listing: any static web server can hold one. Beside it lie files that are
+derived from it (`SIDE_FILES`) and that nobody has to trust; a signature over the document; and, where somebody took
+only a part, ``partial.json``, which says what is absent by choice.
+
+Nothing in this module touches an array or a table: it says what a snapshot claims. `embedstore.snapshot.inspection`
+finds out whether the claim holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+
+from embedstore.errors import FormatError, HostileInputError, UnknownNameError, did_you_mean
+from embedstore.files import FileRecord, parse_json, read_file
+from embedstore.history import ManifestEntry, SetEntry
+from embedstore.identity import canonical_json, sha256_hex
+from embedstore.layout import FORMAT_VERSION
+from embedstore.snapshot.paths import check_paths
+
+__all__ = [
+    "CARD_FILE",
+    "CROISSANT_FILE",
+    "DOCUMENT_FILE",
+    "MAX_DOCUMENT_BYTES",
+    "PARTIAL_FILE",
+    "SIDE_FILES",
+    "SIGNATURE_FILE",
+    "SUMS_FILE",
+    "PromptsPart",
+    "Selection",
+    "SentDataset",
+    "SentFile",
+    "SentSet",
+    "SentSnapshot",
+    "read_partial",
+]
+
+DOCUMENT_FILE = "manifest.json"
+SUMS_FILE = "manifest-sha256.txt"
+CROISSANT_FILE = "croissant.json"
+CARD_FILE = "README.md"
+SIGNATURE_FILE = "manifest.json.sig"
+PARTIAL_FILE = "partial.json"
+SIDE_FILES = (SUMS_FILE, CROISSANT_FILE, CARD_FILE)
+
+MAX_DOCUMENT_BYTES = 64 << 20
+MAX_FILES = 2_000_000
+MAX_TOTAL_BYTES = 1 << 40
+_MAX_DEPTH = 32
+_TEXT = 20_000
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, Field(max_length=_TEXT)]
+Count = Annotated[StrictInt, Field(ge=0, lt=1 << 48)]
+Dim = Annotated[StrictInt, Field(ge=1, le=65_536)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SentFile(_Part):
+    """One file: path below the snapshot's folder, size, digest, and what it belongs to."""
+
+    path: Annotated[str, Field(max_length=5_000)]
+    size: Count
+    sha256: Digest
+    role: Literal["manifest", "description", "provenance", "metadata", "table", "array", "prompts"]
+    dataset: Name | None = None
+    encoder: Name | None = None
+    kind: Literal["clips", "frames", "windows"] | None = None
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and digest."""
+        return FileRecord(self.size, self.sha256)
+
+
+class SentDataset(_Part):
+    """A data set: who may pass it on, how its clips are named, and what became of its columns."""
+
+    name: Name
+    title: Text
+    licence: Text
+    redistribution: Literal["no", "ask", "yes"]
+    citation: Text = ""
+    source: Text = ""
+    synthetic: StrictBool = False
+    ids: Literal["public", "pseudonyms", "kept", "internal"]
+    digests: Literal["none", "keyed", "join-key", "kept", "internal"]
+    permission_refs: tuple[Text, ...] = ()
+    manifest_path: Text
+    manifest_id: Digest
+    media_digest: Digest
+    annotations_digest: Digest
+    n_clips: Count
+    n_patients: Count | None
+    columns: tuple[Name, ...]
+
+    @property
+    def entry(self) -> ManifestEntry:
+        """The manifest as a store's snapshot lists it."""
+        return ManifestEntry(
+            name=self.name,
+            manifest_id=self.manifest_id,
+            media_digest=self.media_digest,
+            annotations_digest=self.annotations_digest,
+        )
+
+
+class SentSet(_Part):
+    """A set of vectors: what made it, how large it is, where it stands."""
+
+    dataset: Name
+    encoder: Name
+    variant: Name
+    fingerprint: Digest
+    set_id: Digest
+    folder: Text
+    unit: Literal["frame", "clip"]
+    dtype: Literal["float16", "float32"]
+    n_clips: Count
+    n_frames: Count
+    n_windows: Count
+    clip_dim: Dim
+    frame_dim: Dim | None
+    n_failed: Count
+    weights_sha256: Digest | None
+    licence: Text
+    licence_forbids: Text = ""
+
+    @property
+    def title(self) -> str:
+        """``NAME`` or ``NAME@VARIANT``."""
+        return self.encoder if self.variant == "published" else f"{self.encoder}@{self.variant}"
+
+    @property
+    def entry(self) -> SetEntry:
+        """The set as a store's snapshot lists it."""
+        return SetEntry(
+            dataset=self.dataset,
+            encoder=self.encoder,
+            variant=self.variant,
+            fingerprint=self.fingerprint,
+            set_id=self.set_id,
+        )
+
+
+class PromptsPart(_Part):
+    """A bank of embedded prompts, published heads or candidates: its id, whose it is, where it stands."""
+
+    id: Digest
+    folder: Text
+    kind: Literal["prompts", "heads", "candidates"]
+    name: Name
+    encoder: Name
+    licence: Text = ""
+
+
+class Selection(_Part):
+    """What somebody takes of a snapshot; empty lists take all.
+
+    `datasets` and `encoders` (titles or names) choose sets, `clips_only` leaves frames and windows out.
+    """
+
+    datasets: tuple[Name, ...] = ()
+    encoders: tuple[Name, ...] = ()
+    clips_only: StrictBool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self == Selection()
+
+
+class SentSnapshot(_Part):
+    """The document of a sent snapshot.
+
+    Attributes
+    ----------
+    source : str
+        Random name of the lineage: one store's sendings to one recipient. Tells an update from a stranger.
+    version : int
+        Rises with the content along a lineage; an older one is a rollback.
+    parents : tuple of str
+        Ids of sent snapshots from which something is passed on.
+    internal : bool
+        A whole copy for use within one lab: nothing was taken out. It is never pushed.
+    """
+
+    format: StrictInt = FORMAT_VERSION
+    kind: Literal["sent-snapshot"] = "sent-snapshot"
+    needs: Name = "0.1"
+    source: Token
+    version: Count
+    parents: tuple[Digest, ...] = ()
+    internal: StrictBool = False
+    contact: Text = ""
+    note: Text = ""
+    datasets: tuple[SentDataset, ...]
+    sets: tuple[SentSet, ...]
+    prompts: tuple[PromptsPart, ...] = ()
+    files: tuple[SentFile, ...]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        names = [dataset.name for dataset in self.datasets]
+        keys = [(entry.dataset, entry.fingerprint) for entry in self.sets]
+        ids = [entry.set_id for entry in self.sets]
+        if len(set(names)) != len(names) or len(set(keys)) != len(keys) or len(set(ids)) != len(ids):
+            raise ValueError("a data set or a set of vectors stands twice")
+        if {entry.dataset for entry in self.sets} - set(names):
+            raise ValueError("a set of vectors belongs to a data set that is not there")
+        if len(self.files) > MAX_FILES or self.n_bytes > MAX_TOTAL_BYTES:
+            raise ValueError(f"more than {MAX_FILES} files or {MAX_TOTAL_BYTES} bytes")
+        if [file.path for file in self.files] != sorted(file.path for file in self.files):
+            raise ValueError("the files are not sorted")
+        return self
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all listed files."""
+        return sum(file.size for file in self.files)
+
+    def to_bytes(self) -> bytes:
+        """Return the document: canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the document."""
+        return sha256_hex(self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, payload: bytes, *, source: str) -> SentSnapshot:
+        """Read a document that anybody may have written.
+
+        Raises
+        ------
+        FormatError
+            It is none, or is of a newer version.
+        HostileInputError
+            It is not canonical, names files that may not be, or exceeds a limit.
+        """
+        if len(payload) > MAX_DOCUMENT_BYTES:
+            raise HostileInputError(f"{source} is larger than {MAX_DOCUMENT_BYTES} bytes")
+        described = parse_json(payload, source=source)
+        _require_shallow(described, source=source)
+        version = described.get("format") if isinstance(described, dict) else None
+        if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+            needs = str(described.get("needs", "a newer version"))[:20]
+            raise FormatError(f"{source} has format {version}: it needs embedstore >= {needs}")
+        try:
+            found = cls.model_validate(described)
+            canonical = found.to_bytes()
+        except (ValidationError, ValueError, RecursionError) as error:
+            reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            where = ".".join(str(part) for part in reason["loc"])
+            raise FormatError(f"{source} describes no snapshot: {where}: {reason['msg']}") from error
+        if canonical != payload or found.format != FORMAT_VERSION:
+            raise HostileInputError(f"{source} is not written in the one form that its id is taken over")
+        check_paths(file.path for file in found.files)
+        _require_places(found, source=source)
+        return found
+
+    @classmethod
+    def read(cls, folder: Path) -> SentSnapshot:
+        """Read the document of a snapshot's folder."""
+        path = folder / DOCUMENT_FILE
+        return cls.from_bytes(read_file(path, max_bytes=MAX_DOCUMENT_BYTES), source=str(path))
+
+    # -- parts ----------------------------------------------------------------------------------------------
+
+    def select(self, selection: Selection) -> tuple[SentFile, ...]:
+        """Return the files of a selection: what a partial transfer moves.
+
+        Raises
+        ------
+        UnknownNameError
+            A data set or encoder is not in the snapshot.
+        """
+        sets = self.sets_of(selection)
+        folders = tuple(f"{entry.folder}/" for entry in sets)
+        datasets = {entry.dataset for entry in sets} if not selection.is_whole else {d.name for d in self.datasets}
+        encoders = {entry.encoder for entry in sets}
+        prompts = tuple(
+            f"{bank.folder}/" for bank in self.prompts if not selection.encoders or bank.encoder in encoders
+        )
+        return tuple(
+            file
+            for file in self.files
+            if (file.role == "manifest" and file.dataset in datasets)
+            or file.path.startswith(prompts or ("\0",))
+            or (file.path.startswith(folders or ("\0",)) and not (selection.clips_only and _is_beyond_clips(file)))
+        )
+
+    def sets_of(self, selection: Selection) -> tuple[SentSet, ...]:
+        """Return the sets of a selection."""
+        known = sorted({entry.dataset for entry in self.sets})
+        for name in selection.datasets:
+            if name not in known:
+                raise UnknownNameError(f"the snapshot has no data set {name!r}{did_you_mean(name, known)}")
+        titles = sorted({entry.title for entry in self.sets})
+        for name in selection.encoders:
+            if name not in titles and name not in {entry.encoder for entry in self.sets}:
+                raise UnknownNameError(f"the snapshot has no encoder {name!r}{did_you_mean(name, titles)}")
+        return tuple(
+            entry
+            for entry in self.sets
+            if (not selection.datasets or entry.dataset in selection.datasets)
+            and (not selection.encoders or {entry.title, entry.encoder} & set(selection.encoders))
+        )
+
+    def sums(self, sides: dict[str, FileRecord]) -> bytes:
+        """Return ``manifest-sha256.txt``: lines that plain ``sha256sum -c`` accepts, itself not among them."""
+        digests = {file.path: file.sha256 for file in self.files} | {DOCUMENT_FILE: self.id}
+        digests |= {name: record.sha256 for name, record in sides.items()}
+        return "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())).encode()
+
+
+def _is_beyond_clips(file: SentFile) -> bool:
+    return file.kind in ("frames", "windows")
+
+
+def _require_shallow(described: Any, *, source: str) -> None:
+    level: list[Any] = [described]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise HostileInputError(f"{source} is nested more than {_MAX_DEPTH} deep")
+
+
+def _require_places(snapshot: SentSnapshot, *, source: str) -> None:
+    """Every file stands where its role puts it, and no two parts share a folder."""
+
+    def refuse(what: str) -> None:
+        raise HostileInputError(f"{source}: {what}")
+
+    manifests = {f"manifests/{Path(d.manifest_path).name}" for d in snapshot.datasets}
+    if len(manifests) != len(snapshot.datasets) or manifests != {d.manifest_path for d in snapshot.datasets}:
+        refuse("manifests do not stand one by one under manifests/")
+    folders = [entry.folder for entry in snapshot.sets] + [bank.folder for bank in snapshot.prompts]
+    if len({folder.casefold() for folder in folders}) != len(folders):
+        refuse("two sets share a folder")
+    for entry in snapshot.sets:
+        if not entry.folder.startswith("emb/") or entry.folder.count("/") != 2:
+            refuse(f"the set folder {entry.folder[:80]!r} is not below emb/")
+    if any(bank.folder != f"prompts/{bank.id}" for bank in snapshot.prompts):
+        refuse("a prompt bank does not stand under its id")
+    owned = dict(zip(folders, [*snapshot.sets, *snapshot.prompts], strict=True))
+    for file in snapshot.files:
+        parts = file.path.split("/")
+        folder = "/".join(parts[:2] if parts[0] == "prompts" else parts[:3])
+        if file.path in manifests:
+            if file.role != "manifest":
+                refuse(f"{file.path} is no manifest")
+        elif folder not in owned or (parts[0] == "prompts") != (file.role == "prompts"):
+            refuse(f"the file {file.path} belongs to no part of the snapshot")
+    if manifests - {file.path for file in snapshot.files}:
+        refuse("a manifest is not among the files")
+
+
+def read_partial(folder: Path, snapshot_id: str) -> Selection:
+    """Return what a folder holds of a snapshot, as its ``partial.json`` says; all of it where there is none.
+
+    Raises
+    ------
+    FormatError
+        The file is not of this form, or speaks of another snapshot.
+    """
+    path = folder / PARTIAL_FILE
+    if not path.exists():
+        return Selection()
+    described = parse_json(read_file(path, max_bytes=1 << 20), source=str(path))
+    try:
+        if described["snapshot"] != snapshot_id:
+            raise FormatError(f"{path} speaks of another snapshot")
+        return Selection.model_validate(described["selection"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise FormatError(f"{path} does not say what was taken: {error}") from error
+
+
+def partial_bytes(snapshot_id: str, selection: Selection) -> bytes:
+    """Return ``partial.json`` for a transfer that leaves something out."""
+    return canonical_json({"snapshot": snapshot_id, "selection": selection.model_dump(mode="json")})
+
+
+def folders_of(names: Collection[tuple[str, str]], *, name: Callable[[str], str]) -> Iterator[str]:
+    """Yield a folder ``emb/DATASET/ENCODER`` for each pair; pairs whose folders would be one get a number."""
+    seen: dict[str, int] = {}
+    for dataset, encoder in names:
+        folder = f"emb/{name(dataset)}/{name(encoder)}"
+        count = seen.get(folder.casefold(), 0)
+        seen[folder.casefold()] = count + 1
+        yield folder if not count else f"{folder}-{count + 1}"
