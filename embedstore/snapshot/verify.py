@@ -26,6 +26,8 @@ from embedstore.layout import (
     WINDOW_INDEX_FILE,
 )
 from embedstore.manifest import Manifest
+from embedstore.snapshot.references import needed
+from embedstore.snapshot.seals import check_seals
 from embedstore.store import Store
 from embedstore.vector_array import VectorArray
 
@@ -209,14 +211,14 @@ def _not_finite(array: VectorArray, *, name: str) -> Iterator[VerifyProblem]:
 
 
 def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
-    """Verify the log, and every snapshot, manifest, set and bank that the head or an earlier snapshot still has.
+    """Verify the log, tags, and each snapshot, manifest, set and bank that the head or an earlier snapshot still has.
 
-    A set, bank or manifest that only earlier snapshots list may have been removed by gc and is then no problem.
+    A set, bank or manifest that neither the head nor a tag needs may have been removed by gc and is then no problem.
     """
     outcome = VerifyOutcome("quick" if quick else "full")
-    needed: dict[str, bool] = {}
-    manifests: dict[str, bool] = {}
-    banks: dict[str, bool] = {}
+    sets: set[str] = set()
+    manifests: set[str] = set()
+    banks: set[str] = set()
     try:
         read_sealed_json(store.layout.store_file)
         entries = store.log()
@@ -228,9 +230,12 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
         VerifyProblem(f"log/{number:06d}.json", "missing", None, "the log has reached this entry")
         for number in range(len(entries) + 1, reached + 1)
     ]
+    for found in check_seals(store):
+        outcome.files_checked += 1
+        if found is not None:
+            outcome.problems.append(VerifyProblem(found[0], found[1], None, found[2]))
     for position, entry in enumerate(entries):
         outcome.files_checked += 2
-        is_head = position == 0
         before = entries[position + 1].snapshot_id if position + 1 < len(entries) else None
         if entry.parent_id != before:
             detail = "its parent is not the entry before it"
@@ -245,21 +250,32 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
         except EmbedstoreError as error:
             outcome.problems.append(VerifyProblem(name, "altered", None, str(error)))
             continue
-        for listed in snapshot.sets:
-            needed[listed.set_id] = needed.get(listed.set_id, False) or is_head
-        for bank_id in snapshot.prompts:
-            banks[bank_id] = banks.get(bank_id, False) or is_head
-        for listed_manifest in snapshot.manifests:
-            known = manifests.get(listed_manifest.manifest_id, False)
-            manifests[listed_manifest.manifest_id] = known or is_head
-    for manifest_id, is_needed in manifests.items():
+        sets |= {listed.set_id for listed in snapshot.sets}
+        banks |= set(snapshot.prompts)
+        manifests |= {listed.manifest_id for listed in snapshot.manifests}
+    kept = _kept(store)
+    for manifest_id in sorted(manifests):
         outcome.files_checked += 1
-        outcome.problems += _verify_manifest(store, manifest_id, is_needed=is_needed, quick=quick)
-    for set_id, is_needed in needed.items():
-        _verify_folder(store, store.layout.set_folder(set_id), outcome, is_needed=is_needed, quick=quick)
-    for bank_id, is_needed in banks.items():
-        _verify_folder(store, store.layout.bank_folder(bank_id), outcome, is_needed=is_needed, quick=quick)
+        outcome.problems += _verify_manifest(store, manifest_id, is_needed=manifest_id in kept, quick=quick)
+    for folder in [store.layout.set_folder(name) for name in sorted(sets)] + [
+        store.layout.bank_folder(name) for name in sorted(banks)
+    ]:
+        _verify_folder(store, folder, outcome, is_needed=folder.name in kept, quick=quick)
     return outcome
+
+
+def _kept(store: Store) -> frozenset[str]:
+    """Return the ids of what the head and the tags need; of the head alone where tags or records are damaged."""
+    try:
+        found = needed(store)
+    except EmbedstoreError:
+        try:
+            head = store.snapshot()
+        except EmbedstoreError:
+            return frozenset()  # reported before
+        ids = [entry.set_id for entry in head.sets] + [entry.manifest_id for entry in head.manifests]
+        return frozenset([*ids, *head.prompts])
+    return found.sets | found.manifests | found.banks
 
 
 def _verify_folder(store: Store, folder: Path, outcome: VerifyOutcome, *, is_needed: bool, quick: bool) -> None:
