@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # A module may import its own layer and those below it.
 LAYERS = [
     {"errors", "identity", "layout", "files", "locks"},
-    {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "weights_cache"},
+    {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "prompts", "weights_cache"},
     {"manifest"},
     {"shards", "vector_array"},
     {"embedding_set", "views", "bank"},
