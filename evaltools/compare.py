@@ -23,6 +23,7 @@ from evaltools.probe import ProbeOptions, probe_all
 from evaltools.resample import Estimate, interval_refusal, patient_codes
 from evaltools.result import Result
 from evaltools.task import Task
+from evaltools.task_rows import MAIN_ROW
 from evaltools.ties import TieGroups, tie_groups
 
 __all__ = ["Comparison", "Comparisons", "CompareOptions", "compare", "compare_results"]
@@ -113,6 +114,7 @@ class Comparison:
             "favours": self.favours,
             "protocol": self.a.protocol,
             "pool": self.a.pool,
+            "row": self.a.row.name,
             "n_scored": self.n_scored,
             "n_patients": self.n_patients,
             "n_dropped": self.n_dropped,
@@ -131,7 +133,7 @@ class Comparisons:
     ----------
     comparisons : tuple of Comparison
     ties : mapping of str to TieGroups
-        By table ``task/dataset/pool/protocol``; empty with a baseline, since not all pairs were tested.
+        By table ``task/dataset/pool/protocol[/row]``; empty with a baseline, since not all pairs were tested.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -176,7 +178,8 @@ def compare(
         titles.append(chosen.baseline)
     if len(titles) == 1:
         raise UnknownNameError(f"{titles[0]!r} has nothing to be compared with; name two encoders, or none for all")
-    probing = replace(chosen.probe, controls=False, draws=0)
+    rows = chosen.probe.rows or (MAIN_ROW,)
+    probing = replace(chosen.probe, controls=False, draws=0, rows=rows, near_duplicates=False)
     results = probe_all(store, tasks=tasks, datasets=datasets, encoder=titles, options=probing, on_skip=on_skip)
     return compare_results([replace(result, draws=chosen.probe.draws) for result in results], options=chosen)
 
@@ -194,7 +197,8 @@ def compare_results(results: Sequence[Result], *, options: CompareOptions | None
     chosen = options or CompareOptions()
     tables: dict[str, list[Result]] = {}
     for result in results:
-        table = f"{result.task.name}/{result.dataset}/{result.pool}/{result.protocol}"
+        row = "" if result.row.name == "all" else f"/{result.row.name}"
+        table = f"{result.task.name}/{result.dataset}/{result.pool}/{result.protocol}{row}"
         tables.setdefault(table, []).append(result)
     found: list[Comparison] = []
     paired: list[str] = []

@@ -8,7 +8,7 @@ clips, their bootstrap draws and the controls are those of `evaltools.probe`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +170,8 @@ def curve_manifest(
         As `curve`.
     """
     _require_points(options)
-    table, rows = score_table(sources, manifest, task=task, options=options.probe)
+    quick = replace(options.probe, near_duplicates=False)  # they do not depend on the labels: a probe says which
+    table, rows = score_table(sources, manifest, task=task, options=quick)
     features = [table.features(*row) for row in rows]
     results: list[Result] = []
     refusals: list[NotRunnableError] = []

@@ -279,6 +279,7 @@ def knn_manifest(
             f"simpleshot gives {' and '.join(_OF_DRAWS)}, and the main metric of {task.name!r} is "
             f"{task.main_metric}; use knn or dinov2-knn"
         )
+    task = options.task_of(task)
     task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
     results = [
         result

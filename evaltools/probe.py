@@ -125,6 +125,7 @@ def probe_manifest(
     UnknownNameError, ContentError
         As `probe`.
     """
+    task = options.task_of(task)
     task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
     results = [
         result
@@ -179,6 +180,7 @@ def score_tables(
     UnknownNameError, ContentError
         As `probe`.
     """
+    task = options.task_of(task)
     task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
     return [_table_of(sources, manifest, task, options, of_fit) for of_fit in rows_by_fit(task_rows)]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evaltools.resample import DEFAULT_DRAWS
+from evaltools.task import Task
 
 __all__ = ["ProbeOptions", "Statistics"]
 
@@ -63,3 +64,7 @@ class ProbeOptions:
     n_shuffles: int | None = None
     near_duplicates: bool = True
     statistics: Statistics = "patient"
+
+    def task_of(self, task: Task) -> Task:
+        """Return a task as these options ask it."""
+        return task.under_cardiobench() if self.statistics == "cardiobench" else task

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
-from evaltools.cli.options import fitting_options, probe_options_of, task_options
+from evaltools.cli.options import fitting_options, probe_options_of, row_options, task_options
 
 
 @click.command()
@@ -27,6 +27,7 @@ from evaltools.cli.options import fitting_options, probe_options_of, task_option
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write compare.json there."
 )
+@row_options
 @json_option
 @debug_option
 def compare(store_path: Path, encoders: tuple[str, ...], as_json: bool, **given: Any) -> None:

@@ -9,7 +9,7 @@ import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
 from evaltools.cli.neighbour_options import draw_options, out_option, pool_option, space_options
-from evaltools.cli.options import cv_options, selection_options
+from evaltools.cli.options import cv_options, row_options, selection_options
 
 
 @click.command()
@@ -23,6 +23,7 @@ from evaltools.cli.options import cv_options, selection_options
 @cv_options
 @draw_options
 @out_option
+@row_options
 @json_option
 @debug_option
 def knn(store_path: Path, as_json: bool, **given: Any) -> None:

@@ -12,6 +12,7 @@ __all__ = [
     "cv_options",
     "fitting_options",
     "probe_options_of",
+    "row_options",
     "scoring_options",
     "selection_options",
     "task_options",
@@ -49,6 +50,12 @@ _FITTING = (
 _GROUPS = (
     click.option("--by", multiple=True, metavar="COLUMN", help="Metrics of each group of a column, repeatable."),
 )  # fmt: skip
+_ROWS = (
+    click.option("--row", "rows", multiple=True, metavar="NAME",
+                 help="Row of the task (a view, patients, a variant), repeatable; see evaltools tasks."),
+    click.option("--statistics", type=click.Choice(["patient", "cardiobench"]), default="patient", show_default=True,
+                 help="cardiobench: its choice of labels, clips and groups, and its numbers beside ours."),
+)  # fmt: skip
 _FOLDS = (
     click.option("--cv", metavar="K[xR]",
                  help="K folds of patients, R times, in place of the splits; tuning is nested in each."),
@@ -70,6 +77,7 @@ def _with(options: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., An
 
 task_options = _with(_TASKS)
 selection_options = _with((*_TASKS, *_ENCODERS))
+row_options = _with(_ROWS)
 fitting_options = _with(_FITTING)
 scoring_options = _with((*_FITTING, *_GROUPS, *_OUT))
 cv_options = _with(_FOLDS)
@@ -77,7 +85,7 @@ cv_options = _with(_FOLDS)
 
 def probe_options_of(given: Mapping[str, Any]) -> Any:
     """Return the `ProbeOptions` of a command's options."""
-    from evaltools.score_table import ProbeOptions
+    from evaltools.probe_options import ProbeOptions
 
     names = ("protocol", "where", "seed", "draws", "allow_missing", "allow_leakage")
     search = () if given["search"] is None else (f"search={given['search']}",)
@@ -85,6 +93,8 @@ def probe_options_of(given: Mapping[str, Any]) -> Any:
         pools=tuple(given["pools"]),
         by=tuple(given.get("by", ())),
         cv=given.get("cv"),
+        rows=tuple(given.get("rows", ())),
+        statistics=given.get("statistics", "patient"),
         settings=(*given["settings"], *search),
         **{name: given[name] for name in names},
     )

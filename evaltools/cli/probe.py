@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
-from evaltools.cli.options import cv_options, probe_options_of, scoring_options, selection_options
+from evaltools.cli.options import cv_options, probe_options_of, row_options, scoring_options, selection_options
 
 
 @click.command()
@@ -16,6 +16,7 @@ from evaltools.cli.options import cv_options, probe_options_of, scoring_options,
 @selection_options
 @scoring_options
 @cv_options
+@row_options
 @json_option
 @debug_option
 def probe(store_path: Path, as_json: bool, **given: Any) -> None:

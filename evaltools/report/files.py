@@ -19,6 +19,7 @@ __all__ = ["predictions_table", "write_document", "write_results"]
 def predictions_table(predictions: Predictions) -> Any:
     """Return predictions as a pyarrow table: clip_id, patient_id, split, y_true, y_pred and, for classes, prob_*.
 
+    Of patients and studies the first column is ``unit_id``.
     Out-of-fold predictions have the split ``cv`` and a column ``repeat``.
     """
     import pyarrow as pa
@@ -26,7 +27,7 @@ def predictions_table(predictions: Predictions) -> Any:
     is_regression = predictions.probabilities is None
     kind = pa.float64() if is_regression else pa.string()
     columns = {
-        "clip_id": pa.array(predictions.clip_ids.tolist(), pa.string()),
+        "clip_id" if predictions.level == "clip" else "unit_id": pa.array(predictions.clip_ids.tolist(), pa.string()),
         "patient_id": pa.array(predictions.patients.tolist(), pa.string()),
         "split": pa.array(["test" if predictions.repeats is None else "cv"] * len(predictions), pa.string()),
         "y_true": pa.array(predictions.y_true.tolist(), kind),

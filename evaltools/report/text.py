@@ -15,15 +15,22 @@ _CONTROL_TITLES = {
     "shuffled": "shuffled labels",
     "random": "random vectors",
     "metadata": "metadata only",
+    "view-mix": "view mix of the study only",
+    "n-images": "number of images of the study only",
 }
-_SHARED = ("mean", "metadata")  # the same for all encoders of a table: printed once, at its foot
+_SHARED = (
+    "mean",
+    "metadata",
+    "view-mix",
+    "n-images",
+)  # the same for all encoders of a table: printed once, at its foot
 _METRICS_SHOWN = 3
 
 Row = tuple[str, ...]
 
 
 def format_results(results: Sequence[Result]) -> str:
-    """Return one table for each task, data set and protocol.
+    """Return one table for each task, data set, row and protocol.
 
     Parameters
     ----------
@@ -32,7 +39,13 @@ def format_results(results: Sequence[Result]) -> str:
     """
     tables = groupby(
         results,
-        key=lambda result: (result.task.name, result.dataset, result.protocol, result.axis.get("train_dataset")),
+        key=lambda result: (
+            result.task.name,
+            result.dataset,
+            result.row.name,
+            result.protocol,
+            result.axis.get("train_dataset"),
+        ),
     )
     return "\n\n".join(_format_table(list(rows)) for _, rows in tables)
 
@@ -45,11 +58,18 @@ def _format_table(results: Sequence[Result]) -> str:
     header: Row = ("encoder", "pool", *(first.task.metric_title(name) for name in shown))
     rows = [header]
     for result in results:
-        rows.append((result.title, result.pool, *(format_estimate(result.metrics[name]) for name in shown)))
+        rows.append((_marked(result), result.pool, *(format_estimate(result.metrics[name]) for name in shown)))
         rows += [_control_row(result, name, shown) for name in result.controls if name not in _SHARED]
     rows += [_control_row(first, name, shown) for name in first.controls if name in _SHARED]
     lines = [*_heading(first), "", *aligned(rows), *_group_lines(results), "", *_footing(results)]
     return "\n".join(lines)
+
+
+def _marked(result: Result) -> str:
+    """Name an encoder, with what flatters its number."""
+    marks = ["oracle frames"] if result.provenance.oracle_frames else []
+    marks += [f"pretrained on {result.provenance.pretraining}"] if result.provenance.pretraining else []
+    return f"{result.title} [{', '.join(marks)}]" if marks else result.title
 
 
 def _heading(first: Result) -> list[str]:
@@ -57,13 +77,19 @@ def _heading(first: Result) -> list[str]:
     standing = "primary" if first.is_primary else "secondary"
     counts = first.counts
     fitted_on = f", fitted on {first.axis['train_dataset']}" if "train_dataset" in first.axis else ""
+    row = f", {first.row.name}" if first.row.name != "all" else ""
+    scored = {"clip": "clips", "patient": "patients", "study": "studies"}[first.row.level]
+    how = [f"{first.row.name}: {first.row.aggregation}"] if first.row.level != "clip" else []
     return [
-        f"{first.task.title} on {first.dataset}{synthetic}{fitted_on}, protocol {first.protocol} ({standing})",
-        f"{counts.n_scored} of {counts.n_expected} test clips scored, {counts.n_patients} patients; fitted on "
+        f"{first.task.title} on {first.dataset}{synthetic}{row}{fitted_on}, protocol {first.protocol} ({standing})",
+        *how,
+        f"{counts.n_scored} of {counts.n_expected} test {scored} scored, {counts.n_patients} patients; fitted on "
         f"{counts.n_train} train and {counts.n_val} val clips; {counts.n_unlabelled} unlabelled, "
         f"{counts.n_without_split} without split",
         f"leakage {first.provenance.leakage}"
-        + (f"; only {first.provenance.where}" if first.provenance.where else ""),
+        + "".join(
+            f"; only {part}" for part in (first.provenance.asked_of, first.row.where, first.provenance.where) if part
+        ),
     ]
 
 
@@ -79,7 +105,7 @@ def _group_lines(results: Sequence[Result]) -> list[str]:
     lines: list[str] = []
     main_metric = results[0].task.main_metric
     for column in results[0].groups:
-        header: Row = (column, "encoder", "pool", "clips", "patients", results[0].task.metric_title(main_metric))
+        header: Row = (column, "encoder", "pool", "scored", "patients", results[0].task.metric_title(main_metric))
         rows = [header]
         for value in results[0].groups[column]:
             for result in results:
@@ -108,10 +134,31 @@ def _footing(results: Sequence[Result]) -> list[str]:
                 f"{who}: {result.counts.n_missing} labelled clips without vectors, "
                 f"{result.counts.n_dropped} left out because another row lacks them"
             )
+        lines += _copies_lines(result, who)
         reasons = {estimate.ci_reason for estimate in result.metrics.values() if estimate.ci_reason}
         lines += [f"{who}: no interval ({reason})" for reason in sorted(reasons)]
         lines += [f"{who}: {note}" for note in result.provenance.notes]
     return lines
+
+
+def _copies_lines(result: Result, who: str) -> list[str]:
+    """Say what is known of test clips that nearly equal a training clip."""
+    near = result.near_duplicates
+    if near is None or not near["n_clips"]:
+        return []
+    pair = near["pairs"][0]
+    without = (
+        ""
+        if near["metrics_without"] is None
+        else (
+            f"; without them {result.task.metric_title(result.task.main_metric)} "
+            f"{format_number(near['metrics_without'][result.task.main_metric]['value'] or 0.0)}"
+        )
+    )
+    return [
+        f"{who}: {near['n_clips']} test clips nearly equal a training clip (cosine above {near['threshold']:.4f}; "
+        f"{pair['test']} and {pair['train']}, {pair['cosine']:.4f}){without}"
+    ]
 
 
 def aligned(rows: Sequence[Row]) -> list[str]:
