@@ -242,8 +242,13 @@ def _in_two_splits(names: Labels, splits: Labels) -> list[str]:
     return sorted(name for name, found in splits_of.items() if len(found) > 1)
 
 
-def require_runnable(cohort: Cohort) -> None:
+def require_runnable(cohort: Cohort, *, one_test_class: bool = False) -> None:
     """Check that a probe can be fitted, chosen and scored.
+
+    Parameters
+    ----------
+    one_test_class : bool
+        Whether test may have one class only.
 
     Raises
     ------
@@ -269,7 +274,7 @@ def require_runnable(cohort: Cohort) -> None:
             f"{where} has no validation clip of a class that stands in train: nothing to choose by"
         )
     for split, labels in (("train", train), ("test", test)):
-        if len(set(labels)) < 2:
+        if len(set(labels)) < 2 and not (one_test_class and split == "test"):
             raise NotRunnableError(
                 f"{where} has one class only, {labels[0]!r}, in the split {split!r}: "
                 f"{'nothing to tell apart' if split == 'train' else 'no score would mean anything'}"

@@ -49,6 +49,8 @@ class Metric:
         Direction.
     in_target_unit : bool
         Whether it carries the unit of the target; the others are plain numbers.
+    of_one_class : bool
+        Whether it stands in for the others where every clip is of one class; no task lists it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Metric:
     kind: Kind
     higher_is_better: bool = True
     in_target_unit: bool = False
+    of_one_class: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -71,6 +74,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("f1_macro", "macro F1", "classification"),
         Metric("auroc", "AUROC", "classification"),
         Metric("auprc", "AUPRC", "classification"),
+        Metric("recall", "recall", "classification", of_one_class=True),
     )
 }
 
@@ -80,7 +84,7 @@ RANKED = frozenset({"spearman", "auroc", "auprc"})  # those that need the order 
 
 def metric_names(kind: Kind) -> tuple[str, ...]:
     """Return the names of the metrics of one kind, in the order of tables."""
-    return tuple(name for name, metric in METRICS.items() if metric.kind == kind)
+    return tuple(name for name, metric in METRICS.items() if metric.kind == kind and not metric.of_one_class)
 
 
 class _Sorted:

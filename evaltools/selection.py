@@ -149,8 +149,10 @@ def describe_tasks(store: Store | None) -> list[dict[str, Any]]:
     """Return the shipped tasks as JSON values, with what a store can run of each.
 
     ``runs`` has an entry a data set with at least one label; ``reason`` says why a probe cannot be made of it.
+    ``missing`` has one for each data set that the task is made for and that the store has no label of.
     """
     entries = [] if store is None else store.entries()
+    held = set() if store is None else {entry.name for entry in store.manifests()}
     described = []
     for task in shipped_tasks().values():
         runs = []
@@ -159,7 +161,15 @@ def describe_tasks(store: Store | None) -> list[dict[str, Any]]:
             runs.append({"dataset": manifest.name, "encoders": encoders, **_describe_run(manifest, task, encoders)})
         fields = ("name", "title", "kind", "unit", "metrics", "main_metric", "protocol", "column", "citation")
         stated = task.model_dump(mode="json")
-        described.append({**{name: stated[name] for name in fields}, "digest": task.digest, "runs": runs})
+        found = {run["dataset"] for run in runs}
+        missing = [
+            {"dataset": name, "reason": _reason_missing(task, name, in_store=name in held)}
+            for name in task.datasets
+            if name not in found
+        ]
+        described.append(
+            {**{name: stated[name] for name in fields}, "digest": task.digest, "runs": runs, "missing": missing}
+        )
     return described
 
 
@@ -170,4 +180,22 @@ def _describe_run(manifest: Manifest, task: Task, encoders: Sequence[str]) -> di
         require_runnable(build_cohort(manifest, task))
     except ContentError as refusal:
         reason = str(refusal)
-    return {"column": column, "n_labelled": _n_labelled(manifest, column), "reason": reason}
+    done = task.on(manifest.name)
+    rows = [
+        {
+            "row": row.name,
+            "level": row.level,
+            "aggregation": row.aggregation,
+            "where": row.where,
+            "default": row.default,
+        }
+        for row in done.rows
+    ]
+    known = {"rows": rows, "note": done.note, "subgroups": [group.column for group in done.subgroups]}
+    return {"column": column, "n_labelled": _n_labelled(manifest, column), "reason": reason, **known}
+
+
+def _reason_missing(task: Task, dataset: str, *, in_store: bool) -> str:
+    if in_store:
+        return f"its manifest has no label in {task.column_of(dataset)!r}"
+    return f"no manifest; make one with embedstore manifest make {dataset} --root DIR, and add it"

@@ -50,6 +50,8 @@ class Task(BaseModel):
         Data set to its rows, subgroups and controls; a data set that is not here has one row of all clips.
     cardiobench : CardiobenchChanges
         What `under_cardiobench` replaces.
+    recall_on_one_class : bool
+        Whether test clips that are all of one class can be scored, by recall.
     plausible : (float, float) or None
         Range outside of which a label is counted and noted.
     metrics : tuple of str
@@ -74,6 +76,7 @@ class Task(BaseModel):
     classes: Mapping[str, str] = Field(default_factory=dict)
     datasets: Mapping[str, TaskDataset] = Field(default_factory=dict)
     cardiobench: CardiobenchChanges = CardiobenchChanges()
+    recall_on_one_class: bool = False
     plausible: tuple[float, float] | None = None
     metrics: tuple[str, ...] = Field(min_length=1)
     main_metric: str

@@ -19,11 +19,14 @@ from embedstore.errors import ContentError, UnknownNameError
 from embedstore.where import parse_where
 from evaltools.cohort import Cohort, build_cohort, require_runnable
 from evaltools.features import VectorSource, locate, pool_vectors, refuse_missing
-from evaltools.probe import ProbeOptions, asked_protocol
+from evaltools.probe import asked_protocol
+from evaltools.probe_options import ProbeOptions
+from evaltools.recall import as_recall, is_of_one_class
 from evaltools.result import Result
-from evaltools.score_table import ScoreTable
+from evaltools.score_table import ScoreTable, TableRow
 from evaltools.selection import sets_of
 from evaltools.task import Task
+from evaltools.task_rows import pick_rows
 
 __all__ = ["transfer", "transfer_manifests"]
 
@@ -142,7 +145,14 @@ def transfer_manifests(
     """
     if options.cv is not None:
         raise UnknownNameError("a transfer is tested on the other data set; leave --cv out")
+    task = options.task_of(task)
     protocol, pools = asked_protocol(task, options)
+    # A row that is asked of other clips would have a fit of its own, on clips that the other data set may not have.
+    task_rows = tuple(row for row in pick_rows(task.on(target.name).rows, options.rows) if row.asked_of is None)
+    if not task_rows:
+        raise UnknownNameError(
+            f"rows {', '.join(options.rows)} of {task.name!r} have fits of their own; leave them out"
+        )
     cohorts = [_part(manifest, task, options, splits) for manifest, splits in _parts(origin, target)]
     common = [np.ones(len(cohort), dtype=np.bool_) for cohort in cohorts]
     rows = []
@@ -161,16 +171,21 @@ def transfer_manifests(
             f"{origin.name!r} and {target.name!r} overlap: {joined.leakage.removeprefix('allowed: ')}; "
             "give --allow-leakage to mark the result"
         )
-    require_runnable(joined)
-    table = ScoreTable(cohorts[1], joined, common[1], protocol, options)
-    results = []
+    require_runnable(joined, one_test_class=task.recall_on_one_class)
+    table = ScoreTable(cohorts[1], joined, common[1], protocol, options, task_rows)
+    results: list[Result] = []
     for pair, pool, located in rows:
         parts = [
             pool_vectors(one, where.rows[mask], pool=pool, settings=protocol.pool_settings)
             for one, where, mask in zip(pair, located, common, strict=True)
         ]
-        result = table.score(np.concatenate(parts), pair[1], pool, located[1], {"train_dataset": origin.name})
-        results.append(replace(result, provenance=_noted(result, pair[0], origin)))
+        X = np.concatenate(parts)
+        of = TableRow(pair[1], pool, located[1], dim=X.shape[1])
+        for result in table.score_rows(X, of, {"train_dataset": origin.name}):
+            noted = replace(result, provenance=_noted(result, pair[0], origin))
+            one_class = task.recall_on_one_class and is_of_one_class(noted)
+            results.append(as_recall(noted) if one_class else noted)
+    results.sort(key=lambda result: [row.name for row in task_rows].index(result.row.name))
     return results
 
 

@@ -39,7 +39,14 @@ def tasks(context: click.Context, store_path: Path, as_json: bool) -> None:
         for run in task["runs"]:
             state = ", ".join(run["encoders"]) if run["reason"] is None else f"not now: {run['reason']}"
             say(f"  {run['dataset']}: {run['n_labelled']} labelled clips in {run['column']}; {state}")
-        if not task["runs"]:
+            if len(run["rows"]) > 1:
+                named = (row["row"] + ("" if row["default"] else " (by name)") for row in run["rows"])
+                say(f"    rows: {', '.join(named)}")
+            if run["note"]:
+                say(f"    {run['note']}")
+        for one in task["missing"] if store else []:
+            say(f"  {one['dataset']}: missing: {one['reason']}")
+        if not task["runs"] and not (store and task["missing"]):
             say(f"  no data set with the label {task['column']}" if store else "  (no store here)")
 
 
@@ -53,16 +60,19 @@ def protocols(name: str | None, settings: tuple[str, ...], as_json: bool) -> Non
 
     Example: evaltools protocols ridge
     """
+    from evaltools.heads import HEADS_PROTOCOL
     from evaltools.knn import KNN_PROTOCOLS
     from evaltools.protocols import PROTOCOLS, get_protocol
+    from evaltools.zeroshot_protocols import ZERO_SHOT_PROTOCOLS
 
     if settings and name is None:
         raise click.UsageError("--set changes a protocol, and none is named")
     shown: list[Any]
-    if name is not None and name in KNN_PROTOCOLS and not settings:
-        shown = [KNN_PROTOCOLS[name]]
+    others = {**KNN_PROTOCOLS, **ZERO_SHOT_PROTOCOLS, HEADS_PROTOCOL.name: HEADS_PROTOCOL}
+    if name is not None and name in others and not settings:
+        shown = [others[name]]
     else:
-        everything = [*PROTOCOLS.values(), *KNN_PROTOCOLS.values()]
+        everything = [*PROTOCOLS.values(), *others.values()]
         shown = [get_protocol(name, settings=settings)] if name else everything
     if as_json:
         emit_json({"protocols": [protocol.to_dict() for protocol in shown]})
