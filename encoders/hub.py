@@ -90,6 +90,9 @@ SOURCES: Mapping[str, HubSource] = {
     "dinov3": _transformers(repository="facebook/dinov3-vitb16-pretrain-lvd1689m", gated=True),
     "dinov3-small": _transformers(repository="facebook/dinov3-vits16-pretrain-lvd1689m", gated=True),
     "dinov3-large": _transformers(repository="facebook/dinov3-vitl16-pretrain-lvd1689m", gated=True),
+    "echofm": HubSource(repository="sekeun/EchoFM", weights=("echofm_vitl.pth",), settings=()),
+    "vjepa2": _transformers(repository="facebook/vjepa2-vitl-fpc64-256"),
+    "videomae": _transformers(repository="MCG-NJU/videomae-base"),
 }
 
 
@@ -149,6 +152,13 @@ locate_dinov2_large = partial(locate, "dinov2-large")
 locate_dinov3 = partial(locate, "dinov3")
 locate_dinov3_small = partial(locate, "dinov3-small")
 locate_dinov3_large = partial(locate, "dinov3-large")
+locate_echofm = partial(locate, "echofm")
+locate_vjepa2 = partial(locate, "vjepa2")
+locate_videomae = partial(locate, "videomae")
+
+
+def locate_nothing() -> None:
+    """Return None: the weights lie nowhere that a program could look, and are given with ``--weights``."""
 
 
 def fetch(card: EncoderCard) -> Path:
