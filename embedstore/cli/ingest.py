@@ -50,10 +50,13 @@ def ingest(ctx: click.Context, /, store_path: Path, as_json: bool, **options: An
 
     Example: embedstore ingest vectors.npz --manifest mine --encoder my-encoder
     """
-    from embedstore.ingest import IngestRequest, ingest_vectors
+    from embedstore.cli.progress import Bar
+    from embedstore.ingest import IngestProgress, IngestRequest, ingest_vectors
     from embedstore.store import Store
 
-    outcome = ingest_vectors(Store.create(store_path), IngestRequest(**options))
+    with Bar(unit="row") as bar:
+        progress = IngestProgress(begin=bar.begin, rows=bar.add)
+        outcome = ingest_vectors(Store.create(store_path), IngestRequest(**options), progress=progress)
     if as_json:
         emit_json(outcome.to_dict())
     else:

@@ -105,6 +105,16 @@ class Joined:
         return 0 if self.frames is None else len(self.frames.rows)
 
     @property
+    def n_rows_to_check(self) -> int:
+        """All rows of the source."""
+        return sum(joined.source.n_rows for joined in (self.clips, self.frames) if joined is not None)
+
+    @property
+    def n_rows_to_write(self) -> int:
+        """Rows of the source that are rows of the set."""
+        return sum(len(joined.rows) for joined in (self.clips, self.frames) if joined is not None)
+
+    @property
     def clips_without_row(self) -> tuple[str, ...]:
         """Clips of the manifest without a vector, in its order."""
         return tuple(self.reasons)

@@ -32,7 +32,7 @@ from embedstore.manifest import Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
 
-__all__ = ["IngestOutcome", "IngestRequest", "ingest_vectors"]
+__all__ = ["IngestOutcome", "IngestProgress", "IngestRequest", "ingest_vectors"]
 
 DEFAULT_VARIANT = "ingested"
 INGESTED_KEY = "ingested_sha256"
@@ -71,6 +71,22 @@ class IngestRequest:
     dtype: str = "float16"
     pooling: str | None = None
     replaces: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestProgress:
+    """Callbacks of an ingest.
+
+    Attributes
+    ----------
+    begin : callable
+        Told (what is done, rows to do) before the rows are checked, and again before they are written.
+    rows : callable
+        Told how many more rows are done.
+    """
+
+    begin: Callable[[str, int], object] = lambda label, total: None
+    rows: Callable[[int], object] = lambda count: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +170,7 @@ def _open_manifest(store: Store, text: str) -> tuple[Manifest, bool]:
 
 
 @contextmanager
-def _matrices(store: Store, dtype: str) -> Iterator[Callable[[SourceRows], Matrix]]:
+def _matrices(store: Store, dtype: str, on_rows: Callable[[int], object]) -> Iterator[Callable[[SourceRows], Matrix]]:
     """Give a function that makes rows readable in any order; the files it may need lie in the store until the end."""
     folder = store.layout.sets / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
     with ExitStack() as stack:
@@ -166,7 +182,7 @@ def _matrices(store: Store, dtype: str) -> Iterator[Callable[[SourceRows], Matri
                 with storage_errors(folder, "write"):
                     folder.mkdir(exist_ok=True)
                 plain = spool_rows(rows, folder / f"rows-{uuid.uuid4().hex}")
-            return stack.enter_context(Matrix(rows, plain, dtype=dtype))
+            return stack.enter_context(Matrix(rows, plain, dtype=dtype, on_rows=on_rows))
 
         yield opened
 
@@ -253,7 +269,7 @@ def _provenance(source_format: str, record: FileRecord | None, began: float) -> 
     }
 
 
-def ingest_vectors(store: Store, request: IngestRequest) -> IngestOutcome:
+def ingest_vectors(store: Store, request: IngestRequest, *, progress: IngestProgress | None = None) -> IngestOutcome:
     """Join a file of vectors to a manifest by id, write them as a set in the manifest's order, and commit it.
 
     The identity of the set's encoder covers the SHA-256 of all vectors and ids of the file, in the order of the ids
@@ -264,6 +280,7 @@ def ingest_vectors(store: Store, request: IngestRequest) -> IngestOutcome:
     ----------
     store : Store
     request : IngestRequest
+    progress : IngestProgress, optional
 
     Returns
     -------
@@ -284,8 +301,11 @@ def ingest_vectors(store: Store, request: IngestRequest) -> IngestOutcome:
     _title(request.encoder)
     if request.pooling not in (None, *POOLINGS):
         raise UnknownNameError(f"unknown pooling {request.pooling!r}; use {' or '.join(POOLINGS)}")
+    told = progress or IngestProgress()
     manifest, is_stored = _open_manifest(store, request.manifest)
     with ExitStack() as stack:
+        # From the first file in the store to the commit that lists it, so that gc takes neither for a leftover.
+        stack.enter_context(store.publishing())
         check_unchanged = stack.enter_context(_unchanged(request.file))
         source = stack.enter_context(open_source(request.file, id_table=request.id_table))
         if source.clips is not None and request.pooling is not None:
@@ -297,11 +317,12 @@ def ingest_vectors(store: Store, request: IngestRequest) -> IngestOutcome:
         except ContentError as error:
             error.add_note(f"in {request.file}")
             raise
-        opened = stack.enter_context(_matrices(store, request.dtype))
+        opened = stack.enter_context(_matrices(store, request.dtype, told.rows))
         hashing = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         recording: Future[FileRecord] | None = None
         if request.file.is_file():
             recording = hashing.submit(hash_file, request.file)
+        told.begin(f"checking {request.file.name}", joined.n_rows_to_check)
         try:
             content = Content.read(joined, opened, dtype=request.dtype)
         except ContentError as error:
@@ -317,6 +338,7 @@ def ingest_vectors(store: Store, request: IngestRequest) -> IngestOutcome:
         )
         _without_rivals(store, store.snapshot(), planned, replaces=request.replaces)
         with SetWriter(store.layout.sets, dataset=manifest.name, spec=spec) as writer:
+            told.begin(f"writing {spec.title}", joined.n_rows_to_write)
             content.write(writer, pooling=spec.pooling)
             check_unchanged()
             record = None if recording is None else recording.result()
@@ -324,11 +346,11 @@ def ingest_vectors(store: Store, request: IngestRequest) -> IngestOutcome:
             if not is_stored:
                 store.add_manifest(manifest)
             set_id = writer.finish(tables, provenance=_provenance(source.format, record, began))
-    entry = store.entry_of(store.open_set(set_id))
-    store.commit(
-        lambda head: _without_rivals(store, head, entry, replaces=request.replaces).with_set(entry),
-        reason=f"ingest {spec.title} on {manifest.name}",
-    )
+        entry = store.entry_of(store.open_set(set_id))
+        store.commit(
+            lambda head: _without_rivals(store, head, entry, replaces=request.replaces).with_set(entry),
+            reason=f"ingest {spec.title} on {manifest.name}",
+        )
     return IngestOutcome(
         dataset=manifest.name,
         encoder=spec.title,

@@ -55,9 +55,14 @@ class Matrix:
         Where they lie: in the source's own file, or where `spool_rows` wrote them.
     dtype : {"float16", "float32"}
         Stored dtype.
+    on_rows : callable
+        Told how many rows were read, block after block.
     """
 
-    def __init__(self, rows: SourceRows, plain: PlainRows, *, dtype: str) -> None:
+    def __init__(
+        self, rows: SourceRows, plain: PlainRows, *, dtype: str, on_rows: Callable[[int], object] = lambda count: None
+    ) -> None:
+        self._on_rows = on_rows
         self.dim, self.dtype = rows.dim, np.dtype(dtype)
         self._source_dtype, self._plain = rows.dtype, plain
         with storage_errors(plain.path, "read"):
@@ -98,6 +103,7 @@ class Matrix:
                     self._read(part, self._plain.offset + int(rows[first]) * self.row_bytes)
             block = np.frombuffer(memory, dtype=self._source_dtype, count=(stop - start) * self.dim)
             yield start, block.reshape(stop - start, self.dim)
+            self._on_rows(stop - start)
 
     def _read(self, part: memoryview, offset: int) -> None:
         done = 0

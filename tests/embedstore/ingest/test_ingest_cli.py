@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import struct
 import subprocess
 import sys
+import termios
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -50,6 +54,19 @@ def test_complete_partial_and_refused(lab: Any) -> None:
         error["code"] == 4 and "more than one vector: c00" in error["message"] and "doubled.npz" in error["message"]
     )
     assert len(lab.store.entries()) == 2
+
+
+def test_a_bar_where_a_person_looks(lab: Any) -> None:
+    """On a terminal; the test above sees nothing in a pipe."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    arguments = [lab.write("npz")["file"], "--manifest", "mine.parquet", "--encoder", "lab-net"]
+    done = subprocess.run([PROGRAM, "ingest", *arguments], cwd=lab.folder, stderr=theirs, check=False)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "checking vectors.npz" in shown and "writing lab-net@ingested" in shown and "7.00/7.00" in shown
 
 
 def test_options_that_are_wrong(lab: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from embedstore.build.run import BuildOutcome
 from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
 from embedstore.errors import AmbiguousNameError, ContentError, ManifestError, UnknownNameError, VectorError
 from embedstore.files import StorageError
-from embedstore.ingest import IngestSource, SourceRows
+from embedstore.ingest import IngestProgress, IngestRequest, IngestSource, SourceRows, ingest_vectors
 from embedstore.ingest.join import join_source
 from embedstore.ingest.keys import RowKeys
+from embedstore.locks import is_locked
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.spec import EncoderSpec
+from embedstore.store import Store
 
 IDS = st.text(alphabet="abé\u0301./", min_size=1, max_size=3)
 
@@ -294,6 +298,49 @@ def test_a_file_that_changes_meanwhile_is_refused(lab: Any, monkeypatch: pytest.
     with pytest.raises(ContentError, match="changed while it was read"):
         lab.ingest(source)
     assert lab.is_untouched()
+
+
+@pytest.mark.parametrize("form", ["npz", "npz-packed", "parquet"])
+def test_what_is_done_is_told(lab: Any, form: str) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def begin(label: str, total: int) -> None:
+        told.append((label, total, 0))
+
+    def rows(n_rows: int) -> None:
+        label, total, done = told.pop()
+        told.append((label, total, done + n_rows))
+
+    source = lab.write(form, ids=[*lab.ids[:6], "elsewhere"])
+    request = IngestRequest(manifest=str(lab.manifest), encoder="lab-net", **source)
+    ingest_vectors(lab.store, request, progress=IngestProgress(begin=begin, rows=rows))
+    assert told == [(f"checking {source['file'].name}", 7, 7), ("writing lab-net@ingested", 6, 6)]
+
+
+def test_gc_is_kept_away_from_the_first_file_to_the_commit(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedstore.ingest.content import Content
+
+    lock, held = lab.store.layout.publish_lock, []
+
+    def watch(real: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **options: Any) -> Any:
+            held.append(is_locked(lock))
+            return real(*arguments, **options)
+
+        return watched
+
+    monkeypatch.setattr(Content, "write", watch(Content.write))
+    monkeypatch.setattr(SetWriter, "finish", watch(SetWriter.finish))
+    monkeypatch.setattr(Store, "commit", watch(Store.commit))
+    monkeypatch.setattr(Store, "publishing", _once(Store.publishing))
+    lab.ingest(lab.write("npz-packed"))
+    assert held == [True] * 4 and not is_locked(lock)
+
+
+def _once(real: Callable[[Store], AbstractContextManager[None]]) -> Callable[[Store], AbstractContextManager[None]]:
+    """Let the first call alone hold the lock, so that a later one cannot stand in for it."""
+    calls = count()
+    return lambda store: real(store) if next(calls) == 0 else nullcontext()
 
 
 def test_a_full_disk_leaves_no_trace_and_the_next_run_completes(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
