@@ -217,9 +217,9 @@ def _open_torch(path: Path, *, stand_ins: bool) -> dict[str, Any]:
                 ) from error
             if not stand_ins:
                 raise HostileInputError(
-                    f"checkpoint {path} wants to call {name} on opening, which is refused: weights need no code; only "
-                    f"if you trust its authors, give --trust-checkpoint NAME={sha256_of_file(path)} (even then the "
-                    "code is not run)"
+                    f"checkpoint {path} wants to call {name} on opening, which is refused: weights need no code; "
+                    f"only if you trust its authors, give --trust-checkpoint NAME={sha256_of_file(path)} (even then "
+                    "the code is not run)"
                 ) from error
             # torch names a builtin without its module.
             names |= {name, f"builtins.{name}"}

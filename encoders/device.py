@@ -126,7 +126,7 @@ def check_memory(device: torch.device, *, needed: int, name: str) -> None:
     ----------
     device : torch.device
     needed : int
-        Bytes of the model's weights there.
+        Bytes that loading the model takes there.
     name : str
         What to call the model in the error.
 
@@ -138,7 +138,7 @@ def check_memory(device: torch.device, *, needed: int, name: str) -> None:
     free = free_bytes(device)
     if free is not None and free < needed:
         raise TooLittleMemoryError(
-            f"{name} needs {needed / _GIB:.1f} GiB of memory on {device} for its weights alone, and "
+            f"{name} needs {needed / _GIB:.1f} GiB of memory on {device} to be loaded, and "
             f"{free / _GIB:.1f} GiB are free; use another device or free some",
             needed=needed,
         )

@@ -190,7 +190,8 @@ def open_given(
             f"give them with --weights {name}=FILE_OR_FOLDER"
         )
     pick_device(request.device)
-    needed = weights_file(path, names).stat().st_size
+    # While one is copied into the other, the file's tensors and the model's are both in memory.
+    needed = 2 * weights_file(path, names).stat().st_size
     check_memory(pick_device("cpu"), needed=needed, name=request.spec.title)
     state, file = open_state(
         path, names=names, sha256=request.spec.weights_sha256, trusted_sha256=request.trusted_sha256

@@ -18,7 +18,7 @@ from embedstore.build.decode import DecodedClip, Prepared
 from embedstore.build.plan import PlannedClip
 from embedstore.build.units import ClipVectors, FailedClip, UnitResult
 from embedstore.encoder import Encoded, Encoder
-from embedstore.errors import EnvironmentFailure
+from embedstore.errors import EnvironmentFailure, TooLittleMemoryError
 from embedstore.spec import ResolvedFrames
 
 __all__ = ["UnitEncoder", "pool_frames"]
@@ -131,6 +131,8 @@ class UnitEncoder:
         began = time.perf_counter()
         try:
             encoded = self._encoder.encode(self._buffer)
+        except TooLittleMemoryError:
+            raise  # the model itself does not fit, whatever the batch
         except MemoryError as error:
             smaller = max(1, self._batch_size // 2)
             raise EnvironmentFailure(

@@ -39,6 +39,8 @@ class BuildRequest:
     """
 
     encoders: tuple[str, ...]
+    block_bytes : int
+        Bytes of prepared frames held at once; changes no vector.
     manifests: tuple[str, ...] = ()
     roots: Mapping[str, Path] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class BuildRequest:
     precision: str = "float32"
     dtype: str = "float16"
     with_frames: bool = True
+    block_bytes: int = 1 << 30
     stop_on_error: bool = False
     shard: tuple[int, int] | None = None
     dry_run: bool = False

@@ -93,6 +93,13 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @store_option
 @json_option
+@click.option(
+    "--block-mib",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="MiB of prepared frames held at once; models that do not fit together take turns at such blocks.",
+)
 @debug_option
 @click.pass_context
 def build(ctx: click.Context, /, **options: Any) -> None:
@@ -125,6 +132,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         dry_run=options["dry_run"],
     )
     bar = _Bar()
+        block_bytes=options["block_mib"] << 20,
     progress = Progress(begin=bar.begin, clip=bar.clip, note=lambda sentence: say(sentence, err=True))
     try:
         outcomes = build_sets(Store.create(options["store_path"]), request, progress=progress)
