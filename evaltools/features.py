@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from embedstore import EncoderSpec
 
-__all__ = ["POOLS", "Located", "VectorSource", "locate", "pool_vectors", "require_pool"]
+__all__ = [
+    "POOLS",
+    "Located",
+    "VectorRows",
+    "VectorSource",
+    "locate",
+    "pool_by_blocks",
+    "pool_vectors",
+    "require_pool",
+]
 
 _NAMED = 5
 _BLOCK_BYTES = 128 << 20
@@ -212,10 +221,10 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str, settings: Mappi
     if pool == _TEMPORAL:
         temporal, times = TemporalPool(**(settings or {})), frame_times(source)
         refuse_low_rate(source, *_frame_rows(source, rows), min_hz=temporal.min_hz)
-        pooled = _pooled_frames(source, rows, lambda frames, at, *clips: temporal(frames, times[at], *clips))
+        pooled = pool_by_blocks(source, rows, lambda frames, at, *clips: temporal(frames, times[at], *clips))
     elif pool in _FRAME_POOLS:
         pool_frames = _FRAME_POOLS[pool]
-        pooled = _pooled_frames(source, rows, lambda frames, _, *clips: pool_frames(frames, *clips))
+        pooled = pool_by_blocks(source, rows, lambda frames, _, *clips: pool_frames(frames, *clips))
     else:
         pooled = np.asarray(source.clips[rows], dtype=np.float64)
     finite = np.isfinite(pooled).all(axis=1)
@@ -228,20 +237,44 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str, settings: Mappi
     return pooled
 
 
-def _frame_rows(source: VectorSource, rows: Rows) -> tuple[Rows, Rows]:
-    """Return the first frame row and the number of frame rows of clips, each (n,)."""
-    first, counts = (np.asarray(source.index.column(name).to_numpy())[rows] for name in ("frame_row", "n_frame_rows"))
+def _frame_rows(source: VectorSource, rows: Rows, *, kind: str = "frames") -> tuple[Rows, Rows]:
+    """Return the first frame (or window) row and the number of such rows of clips, each (n,)."""
+    one = kind.removesuffix("s")
+    names = (f"{one}_row", f"n_{one}_rows")
+    first, counts = (np.asarray(source.index.column(name).to_numpy())[rows] for name in names)
     return first.astype(np.intp), counts.astype(np.intp)
 
 
-def _pooled_frames(
-    source: VectorSource, rows: Rows, pool_block: Callable[[Vectors, Rows, Rows, Rows], Floats]
+def pool_by_blocks(
+    source: VectorSource,
+    rows: Rows,
+    pool_block: Callable[[Vectors, Rows, Rows, Rows], Floats],
+    *,
+    kind: str = "frames",
 ) -> Floats:
-    """Pool block by block; ``pool_block`` gets frames, their rows, and the start and count of each clip."""
-    frames = source.array("frames")
+    """Pool the frames, or windows, of clips, block by block, so that memory stays bounded.
+
+    Parameters
+    ----------
+    rows : (n,) int
+        Rows of the set's index, all with frame vectors.
+    pool_block : callable
+        Gets frames (F, D), their rows (F,), and the start and count of each clip (m,); returns (m, D').
+    kind : {"frames", "windows"}
+
+    Returns
+    -------
+    (n, D') float64 array
+
+    Raises
+    ------
+    MissingVectorsError
+        The set holds no frames.
+    """
+    frames = source.array(kind)
     if frames is None:
-        raise MissingVectorsError(f"the set of {source.spec.title} on {source.dataset} holds no frame vectors")
-    first, counts = _frame_rows(source, rows)
+        raise MissingVectorsError(f"the set of {source.spec.title} on {source.dataset} holds no {kind}")
+    first, counts = _frame_rows(source, rows, kind=kind)
     dims = frames.shape[1]
     most = max(int(_BLOCK_BYTES // (4 * dims)), 1)
     blocks, start = [], 0

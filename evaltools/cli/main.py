@@ -14,6 +14,8 @@ _COMMANDS = {
     "protocols": ("evaltools.cli.listing:protocols", "List the protocols, or show one with its full settings."),
     "probe": ("evaltools.cli.probe:probe", "Fit a simple model on stored vectors and score it, with controls."),
     "knn": ("evaltools.cli.knn:knn", "Score stored vectors by the nearest clips of other patients."),
+    "zeroshot": ("evaltools.cli.unfitted:zeroshot", "Score stored vectors against stored text vectors."),
+    "heads": ("evaltools.cli.unfitted:heads", "Score a model's own published task heads on stored vectors."),
     "retrieve": (
         "evaltools.cli.retrieve:retrieve",
         "Score what nearest clips have in common, or print them for one query.",

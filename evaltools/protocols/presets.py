@@ -16,7 +16,7 @@ from embedstore.safe_yaml import read_yaml
 from evaltools.metrics import Kind
 from evaltools.protocols.protocol import ESTIMATORS, POOL_SETTINGS, EvalProtocol, Method
 
-__all__ = ["read_preset", "shipped_presets", "with_settings"]
+__all__ = ["read_preset", "read_value", "shipped_presets", "with_settings"]
 
 _FOLDER = Path(__file__).parent.parent / "presets"
 # The published and the plain ones in the order of `evaltools protocols`; others follow by name.
@@ -184,7 +184,7 @@ def with_settings(protocol: EvalProtocol, changes: Sequence[str]) -> EvalProtoco
         name, parted, text = change.partition("=")
         if not (name and parted and text):
             raise UnknownNameError(f"a setting is changed by KEY=VALUE, not {change!r}")
-        protocol = replace(_changed(protocol, name, _value(text)), name=f"{protocol.name}+{change}")
+        protocol = replace(_changed(protocol, name, read_value(text)), name=f"{protocol.name}+{change}")
     return protocol
 
 
@@ -213,12 +213,12 @@ def _changed(protocol: EvalProtocol, name: str, value: Any) -> EvalProtocol:
     return replace(protocol, methods=methods)
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """Read a value as a person types it."""
     if text in ("true", "false"):
         return text == "true"
     if "," in text:
-        return [_value(part) for part in text.split(",")]
+        return [read_value(part) for part in text.split(",")]
     for kind in (int, float):
         try:
             return kind(text)
