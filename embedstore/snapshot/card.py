@@ -62,8 +62,8 @@ def card_bytes(snapshot: SentSnapshot) -> bytes:
     for entry in snapshot.sets:
         licence = entry.licence + (f" (forbids: {entry.licence_forbids})" if entry.licence_forbids else "")
         counts = (entry.n_clips, entry.n_frames, entry.n_failed, entry.clip_dim)
-        cells = (entry.title, entry.dataset, *map(str, counts), entry.dtype, licence)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        row = (entry.title, entry.dataset, *map(str, counts), entry.dtype, licence)
+        lines.append("| " + " | ".join(_cell(cell) for cell in row) + " |")
     lines += ["", "## Licences and permissions", ""]
     for dataset in snapshot.datasets:
         lines.append(f"- {_cell(dataset.name)}: {_cell(dataset.licence)}")

@@ -78,7 +78,7 @@ def read_disclosures(layout: StoreLayout) -> list[Disclosure]:
         path = layout.private / "disclosures" / f"{number:06d}.json"
         described = read_sealed_json(path, max_bytes=64 << 20)
         try:
-            values = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items()}
+            values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in described.items()}
             found.append(Disclosure(**{**values, "number": number}))
         except TypeError as error:
             raise CorruptionError(f"{path} is no entry of the disclosure log: {error}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from embedstore.errors import PolicyError
 from embedstore.manifest import Manifest
 from embedstore.snapshot.card import card_bytes, croissant_bytes
@@ -61,7 +63,7 @@ def _words_of(store: Store, dataset: DatasetPlan) -> tuple[set[str], set[str]]:
     return words | ids | keys, sent
 
 
-def _tables(store: Store, set_id: str) -> list[object]:
+def _tables(store: Store, set_id: str) -> list[pa.Table]:
     opened = store.open_set(set_id)
     return [opened.index, opened.failures]
 

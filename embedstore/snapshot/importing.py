@@ -1,0 +1,353 @@
+"""Import: take a snapshot that was inspected into a store, whole or not at all.
+
+Sets, manifests and banks are moved from quarantine to their places, where nobody looks for them yet; the document is
+kept; and one commit makes all of it the head's. Nothing that is there is ever overwritten: a set or manifest of the
+same name and another content is a conflict, unless it came from the same sender before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from embedstore.embedding_set import EmbeddingSet, SetWriter
+from embedstore.errors import ContentError, PolicyError, UnknownNameError
+from embedstore.files import create_file, hash_file, read_file, rename_folder, seal_json, storage_errors
+from embedstore.history import ManifestEntry, SetEntry, Snapshot
+from embedstore.layout import FAILURES_FILE, INDEX_FILE
+from embedstore.manifest import Manifest
+from embedstore.snapshot.describe import DOCUMENT_FILE, Selection, SentDataset, SentSnapshot, read_partial
+from embedstore.snapshot.quarantine import Inspected, Quarantine, quarantine
+from embedstore.snapshot.received import RECEIVED_FILE, Received, read_received
+from embedstore.snapshot.signature import Signature, check_signature, read_signature
+from embedstore.snapshot.staging import staging_folder, sync_folders
+from embedstore.store import Store
+
+__all__ = ["ImportOutcome", "ImportRequest", "import_snapshot", "take_in"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    selection : Selection
+        What to take of the snapshot.
+    pinned_id : str or None
+        The only id that is accepted.
+    signer_key : Path or None
+        A public key, or a file of allowed signers, one of which must have signed.
+    allow_rollback : bool
+        Accept an older snapshot of a sender of whom a newer one was imported.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    pinned_id: str | None = None
+    signer_key: Path | None = None
+    allow_rollback: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOutcome:
+    """What was imported.
+
+    Attributes
+    ----------
+    snapshot : SentSnapshot
+    selection : Selection
+    signature : Signature or None
+    store_snapshot : str
+        Id of the head afterwards.
+    sets : tuple of str
+        Ids of the sets, as they stand in the store.
+    kept_manifests : tuple of str
+        Data sets for which the store kept its own manifest.
+    notes : tuple of str
+    """
+
+    snapshot: SentSnapshot
+    selection: Selection
+    signature: Signature | None
+    store_snapshot: str
+    sets: tuple[str, ...]
+    kept_manifests: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trust(self) -> str:
+        """``intact, unsigned`` or ``intact, signed by ...``."""
+        return "intact, unsigned" if self.signature is None else f"intact, {self.signature.words}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values only."""
+        return {
+            "snapshot": self.snapshot.id,
+            "trust": self.trust,
+            "signed_by": None if self.signature is None else self.signature.signer,
+            "store_snapshot": self.store_snapshot,
+            "sets": list(self.sets),
+            "datasets": sorted({entry.dataset for entry in self.snapshot.sets_of(self.selection)}),
+            "kept_manifests": list(self.kept_manifests),
+            "partial": not self.selection.is_whole,
+            "notes": list(self.notes),
+        }
+
+
+def import_snapshot(store: Store, source: Path, request: ImportRequest | None = None) -> ImportOutcome:
+    """Import a snapshot from a folder or an archive.
+
+    Raises
+    ------
+    ContentError
+        It breaks a rule, is not the pinned one, conflicts with the store, or is older than what was imported before.
+    UnknownNameError
+        There is nothing at ``source``, or it has no such data set or encoder.
+    """
+    asked = request or ImportRequest()
+    if not source.exists():
+        raise UnknownNameError(f"there is no snapshot at {source}")
+    present = _present_part(source)
+    selection = asked.selection if present.is_whole else _narrowed(asked.selection, present)
+    with quarantine(store) as held:
+        inspected = held.inspect(source, selection=selection, is_partial=not present.is_whole)
+        signature = read_signature(source)
+        return take_in(store, held, inspected, asked, signature=signature)
+
+
+def _present_part(source: Path) -> Selection:
+    if not source.is_dir() or not (source / DOCUMENT_FILE).is_file():
+        return Selection()
+    return read_partial(source, SentSnapshot.read(source).id)
+
+
+def _narrowed(wanted: Selection, present: Selection) -> Selection:
+    return Selection(
+        datasets=wanted.datasets or present.datasets,
+        encoders=wanted.encoders or present.encoders,
+        clips_only=wanted.clips_only or present.clips_only,
+    )
+
+
+def take_in(
+    store: Store, held: Quarantine, inspected: Inspected, request: ImportRequest, *, signature: bytes | None
+) -> ImportOutcome:
+    """Take an inspected snapshot into the store.
+
+    Parameters
+    ----------
+    signature : bytes or None
+        The signature that came with it.
+
+    Raises
+    ------
+    ContentError
+        As in `import_snapshot`.
+    """
+    snapshot = inspected.snapshot
+    if request.pinned_id is not None and not snapshot.id.startswith(request.pinned_id):
+        raise PolicyError(f"the snapshot is {snapshot.id}, not {request.pinned_id}, which was asked for")
+    signed = check_signature(snapshot.to_bytes(), signature, key=request.signer_key)
+    received = read_received(store.layout)
+    _refuse_other_signer(snapshot, received, signed)
+    if not request.allow_rollback:
+        _refuse_rollback(store.snapshot(), snapshot, received)
+    sets = snapshot.sets_of(inspected.selection)
+    with store.publishing():
+        head = store.snapshot()
+        kept = tuple(d.name for d in _wanted(inspected) if _keeps_own(store, held, head, d, inspected, received))
+        entries = [_place_set(store, held, entry.folder, entry.entry, inspected.selection) for entry in sets]
+        _refuse_conflicts(head, entries, snapshot, received)
+        manifests = [_place_manifest(store, held, d) for d in _wanted(inspected) if d.name not in kept]
+        banks = _place_banks(store, held, inspected)
+        _keep_document(store, snapshot, signed)
+
+        def change(before: Snapshot) -> Snapshot:
+            _refuse_conflicts(before, entries, snapshot, received)
+            after = before
+            for entry in entries:
+                after = after.with_set(entry)
+            for manifest in manifests:
+                after = after.with_manifest(manifest)
+            return replace(after, prompts=tuple(sorted({*after.prompts, *banks})))
+
+        head_id = store.commit(change, reason=f"import {snapshot.id[:12]}")
+    return ImportOutcome(
+        snapshot=snapshot,
+        selection=inspected.selection,
+        signature=signed,
+        store_snapshot=head_id,
+        sets=tuple(entry.set_id for entry in entries),
+        kept_manifests=kept,
+        notes=inspected.notes,
+    )
+
+
+def _wanted(inspected: Inspected) -> list[SentDataset]:
+    present = {file.path for file in inspected.snapshot.select(inspected.selection)}
+    return [dataset for dataset in inspected.snapshot.datasets if dataset.manifest_path in present]
+
+
+# -- what may not be ----------------------------------------------------------------------------------------
+
+
+def _refuse_rollback(head: Snapshot, snapshot: SentSnapshot, received: Received) -> None:
+    """Raise where something newer from the same sender is in the head, and this would put the old in its place."""
+    ours = {entry.set_id for entry in head.sets}
+    listed = {(entry.name, entry.media_digest) for entry in head.manifests}
+    mine = {(entry.dataset, entry.fingerprint): entry.set_id for entry in snapshot.sets}
+    names = {dataset.name: dataset.manifest_id for dataset in snapshot.datasets}
+    for other in received.snapshots:
+        if other.source != snapshot.source or other.version <= snapshot.version:
+            continue
+        replaced = any(
+            entry.set_id in ours and mine.get((entry.dataset, entry.fingerprint), entry.set_id) != entry.set_id
+            for entry in other.sets
+        )
+        older = any(
+            (dataset.name, dataset.media_digest) in listed
+            and names.get(dataset.name, dataset.manifest_id) != dataset.manifest_id
+            for dataset in other.datasets
+        )
+        if replaced or older:
+            raise PolicyError(
+                f"snapshot {snapshot.id[:12]} is older than {other.id[:12]}, which this store has from the same "
+                "sender; give --allow-rollback to go back to it"
+            )
+
+
+def _refuse_other_signer(snapshot: SentSnapshot, received: Received, signed: Signature | None) -> None:
+    """Raise where earlier snapshots of this lineage were signed, and this one is not, or by another key."""
+    for other, note in zip(received.snapshots, received.notes, strict=True):
+        before = note.get("key")
+        if other.source == snapshot.source and before and (signed is None or signed.fingerprint != before):
+            raise PolicyError(
+                f"earlier snapshots of this sender were signed with the key {before}, and this one is "
+                f"{'not signed' if signed is None else f'signed with {signed.fingerprint}'}; ask the sender"
+            )
+
+
+def _refuse_conflicts(head: Snapshot, entries: list[SetEntry], snapshot: SentSnapshot, received: Received) -> None:
+    """Raise where the head has another set for a data set and fingerprint that did not come from the same sender."""
+    for entry in entries:
+        for old in head.sets:
+            if (old.dataset, old.fingerprint) != (entry.dataset, entry.fingerprint) or old.set_id == entry.set_id:
+                continue
+            origin = received.of_set(old.set_id)
+            if origin is None or origin[1].source != snapshot.source:
+                raise ContentError(
+                    f"the store has other vectors of {entry.title} on {entry.dataset!r} ({old.set_id[:12]}); nothing "
+                    "is overwritten: import into another store (--store) and compare with embedstore snapshot diff "
+                    "--other-store"
+                )
+
+
+def _keeps_own(
+    store: Store,
+    held: Quarantine,
+    head: Snapshot,
+    dataset: SentDataset,
+    inspected: Inspected,
+    received: Received,
+) -> bool:
+    """Return whether the store's own manifest stays: it has all clips that come in, under published ids.
+
+    Raises
+    ------
+    ContentError
+        The store has another data set of this name.
+    """
+    own = next((entry for entry in head.manifests if entry.name == dataset.name), None)
+    if own is None or own.manifest_id == dataset.manifest_id:
+        return False
+    origins = received.of_dataset(own.name, own.media_digest)
+    is_update = any(snapshot.source == inspected.snapshot.source for _, snapshot in origins)
+    if own.media_digest == dataset.media_digest and is_update:
+        # The same clips. Labels that were joined to them stay, unless the sender's own annotations are others now.
+        return any(origin.annotations_digest == dataset.annotations_digest for origin, _ in origins)
+    if is_update:
+        return False
+    manifest = store.open_manifest(own)
+    if manifest.ids == "public" and dataset.ids in ("public", "kept"):
+        incoming = Manifest.read(held.folder / dataset.manifest_path)
+        if set(incoming.clip_ids) <= set(manifest.clip_ids):
+            return True
+    raise ContentError(
+        f"the store has another data set called {dataset.name!r}; nothing is overwritten: import into another store "
+        "(--store)"
+    )
+
+
+# -- placing ------------------------------------------------------------------------------------------------
+
+
+def _place_set(store: Store, held: Quarantine, folder: str, entry: SetEntry, selection: Selection) -> SetEntry:
+    """Move a set to its place; of a set without its frames, write the rest as a set of its own."""
+    if selection.clips_only:
+        opened = EmbeddingSet.open(held.folder / folder, set_id=entry.set_id)
+        return replace(entry, set_id=_clips_only(store, opened))
+    target = store.layout.set_folder(entry.set_id)
+    if not target.exists():
+        sync_folders(held.folder / folder)
+        rename_folder(held.folder / folder, target)
+    return entry
+
+
+def _clips_only(store: Store, opened: EmbeddingSet) -> str:
+    index = opened.index
+    for name in ("frame_row", "n_frame_rows", "window_row", "n_window_rows"):
+        position = index.column_names.index(name)
+        index = index.set_column(position, name, pa.nulls(index.num_rows, pa.int64()))
+    with SetWriter(store.layout.sets, dataset=opened.dataset, spec=opened.spec) as writer:
+        array = writer.array("clips", dim=opened.clips.shape[1])
+        for block in opened.clips.raw.blocks(0, len(opened)):
+            array.append(block)
+        tables = {INDEX_FILE: index, FAILURES_FILE: opened.failures}
+        return writer.finish(tables, provenance={**opened.provenance, "narrowed_from": opened.set_id})
+
+
+def _place_manifest(store: Store, held: Quarantine, dataset: SentDataset) -> ManifestEntry:
+    """Put a manifest under its id, in the bytes in which it came."""
+    source = held.folder / dataset.manifest_path
+    path, record = store.layout.manifest_file(dataset.manifest_id), store.layout.manifest_record(dataset.manifest_id)
+    head = {"manifest": dataset.manifest_id}
+    if not path.exists():
+        create_file(record, seal_json({**head, **vars(hash_file(source))}))
+        create_file(path, read_file(source, max_bytes=2 << 30))
+    return dataset.entry
+
+
+def _place_banks(store: Store, held: Quarantine, inspected: Inspected) -> list[str]:
+    present = {file.path for file in inspected.snapshot.select(inspected.selection)}
+    placed = []
+    for part in inspected.snapshot.prompts:
+        if not any(path.startswith(f"{part.folder}/") for path in present):
+            continue
+        target = store.layout.bank_folder(part.id)
+        if not target.exists():
+            sync_folders(held.folder / part.folder)
+            rename_folder(held.folder / part.folder, target)
+        placed.append(part.id)
+    return placed
+
+
+def _keep_document(store: Store, snapshot: SentSnapshot, signature: Signature | None) -> None:
+    """Keep the document under its id: what it says of licences and ids goes on to bind."""
+    target = store.layout.imports / snapshot.id
+    if (target / RECEIVED_FILE).exists():
+        return
+    with storage_errors(target, "write"):
+        store.layout.imports.mkdir(exist_ok=True)
+    note = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "signed_by": None if signature is None else signature.signer,
+        "key": None if signature is None else signature.fingerprint,
+    }
+    with staging_folder(target) as folder:
+        create_file(folder / DOCUMENT_FILE, snapshot.to_bytes())
+        create_file(folder / RECEIVED_FILE, seal_json(note))
+        rename_folder(folder, target)
