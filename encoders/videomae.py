@@ -82,8 +82,8 @@ VIDEOMAE_CARD = PublishedCard(
     'them), or the authors\' {"model": state dict} with fused queries, keys and values; the last norm is run where '
     "the file has it (2 keys and 1,536 numbers more), the decoder is dropped",
     left_open="the authors publish no vector of an unlabelled clip: the mean token is what their classifier "
-    "averages; their test takes four windows more and two crops more of each; a .pth of theirs that holds its command "
-    "line too opens with --trust-checkpoint only",
+    "averages; their test takes four windows more and two crops more of each; a .pth of theirs that holds its "
+    "command line too opens with --trust-checkpoint only",
     licence="CC BY-NC 4.0",
     licence_forbids="commercial use",
     paper="Tong et al., VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video "

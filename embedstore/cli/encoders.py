@@ -32,6 +32,10 @@ def _described(card: EncoderCard) -> dict[str, Any]:
         "text_tower",
     )
     described = {key: getattr(card, key) for key in keys}
+    for key in ("layout", "left_open"):
+        described[key] = getattr(card, key, "")
+    for key in ("keys_may_miss", "keys_may_ignore"):
+        described[key] = list(getattr(card, key, ()))
     described["input_size"] = list(card.input_size)
     described["pretraining_data"] = list(card.pretraining_data)
     described["preprocessing"] = dict(card.preprocessing)
@@ -41,6 +45,22 @@ def _described(card: EncoderCard) -> dict[str, Any]:
     }
     described["weights_on_this_machine"] = has_weights(card)
     return described
+
+
+def _spoken(value: Any) -> str:
+    """Return a JSON value as people read it: lists with commas, objects as ``name value``, steps as calls."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(_spoken(part) for part in value)
+    if isinstance(value, dict) and "step" in value:
+        fields = ", ".join(f"{key}={part}" for key, part in value.items() if key != "step")
+        return f"{value['step']}({fields})"
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_spoken(part)}" for key, part in value.items())
+    return str(value)
 
 
 @click.command()
@@ -61,10 +81,12 @@ def encoders(name: str | None, as_json: bool) -> None:
     elif name:
         for key, value in described[0].items():
             if key != "variants" and value not in (None, "", [], {}):
-                say(f"{key.replace('_', ' '):<24} {value}")
+                say(f"{key.replace('_', ' '):<24} {_spoken(value)}")
         for variant, fields in described[0]["variants"].items():
+            windows = "" if fields["n_windows"] == 1 else f", {fields['n_windows']} windows"
+            padding = "" if fields["padding"] == "none" else f", short clips {fields['padding']}"
             note = f"  {fields['note']}" if fields["note"] else ""
-            say(f"{'variant ' + variant:<24} {fields['rule']}, {fields['n_windows']} window(s){note}")
+            say(f"{'variant ' + variant:<24} {fields['rule']}{windows}{padding}{note}")
     else:
         for card in described:
             dim = f"{card['clip_dim']}-d"
