@@ -1,0 +1,123 @@
+"""An S3-compatible bucket as a remote, through obstore (extra [remote]).
+
+Credentials, region and endpoint come from the environment that every S3 client reads (``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, ...), never from an address.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from embedstore.errors import EnvironmentFailure, MissingExtraError, PolicyError, UnknownNameError
+from embedstore.files import FileRecord
+from embedstore.snapshot.remotes.http import is_private_host
+from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream
+
+__all__ = ["S3Remote"]
+
+_DIGEST_NOTE = "embedstore-sha256"
+
+
+class S3Remote:
+    """Snapshots below a key prefix of a bucket.
+
+    Raises
+    ------
+    MissingExtraError
+        obstore is not installed.
+    UnknownNameError
+        The address names no bucket.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            import obstore
+            from obstore.store import S3Store
+        except ImportError as error:
+            raise MissingExtraError(
+                "s3:// needs the package obstore, which is not installed; install the extra with: "
+                "pip install 'embedstore[remote]'"
+            ) from error
+        parts = urlsplit(url)
+        if not parts.netloc or parts.username:
+            raise UnknownNameError(f"{url!r} names no bucket; write s3://BUCKET/FOLDER")
+        self._obstore: Any = obstore
+        self.url = url.rstrip("/")
+        options: dict[str, Any] = {}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint is not None:
+            options["endpoint"] = endpoint
+            host = urlsplit(endpoint).hostname
+            if endpoint.startswith("http://") and host and is_private_host(host):
+                options["client_options"] = {"allow_http": True}
+        if "AWS_REGION" not in os.environ and "AWS_DEFAULT_REGION" not in os.environ:
+            options["region"] = "us-east-1"
+        if "AWS_ACCESS_KEY_ID" not in os.environ and "AWS_PROFILE" not in os.environ:
+            options["skip_signature"] = True  # a public bucket
+        try:
+            self._store = S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options)
+        except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
+            raise UnknownNameError(f"{url} cannot be used: {_first_line(error)}") from error
+
+    def _fail(self, path: str, error: Exception) -> None:
+        exceptions = self._obstore.exceptions
+        if isinstance(error, exceptions.NotFoundError | FileNotFoundError):
+            if "NoSuchBucket" in str(error):
+                raise UnknownNameError(f"there is no bucket at {self.url}") from error
+            raise FileNotFoundError(f"{self.url}/{path}") from error
+        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError | PermissionError):
+            raise PolicyError(
+                f"{self.url} is not open to this machine; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        if isinstance(error, exceptions.UnknownConfigurationKeyError | exceptions.NotSupportedError):
+            raise EnvironmentFailure(f"{self.url} cannot be used: {_first_line(error)}") from error
+        raise Broken(_first_line(error)) from error
+
+    @contextmanager
+    def open(self, path: str, *, start: int = 0) -> Iterator[Stream]:
+        """Open an object for reading; `FileNotFoundError` where there is none."""
+        options = {"range": {"offset": start}} if start else None
+        try:
+            found = self._obstore.get(self._store, path, options=options)
+        except (self._obstore.exceptions.BaseError, OSError) as error:
+            self._fail(path, error)
+            raise
+        yield Stream(found.range[0], self._blocks(found, path))
+
+    def _blocks(self, found: Any, path: str) -> Iterator[bytes]:
+        try:
+            for block in found.stream(min_chunk_size=BLOCK_BYTES):
+                yield bytes(block)
+        except (self._obstore.exceptions.BaseError, OSError) as error:
+            raise Broken(_first_line(error)) from error
+
+    def put(self, path: str, content: Path | bytes, *, record: FileRecord) -> None:
+        """Write an object; S3 shows it whole or not at all."""
+        try:
+            self._obstore.put(self._store, path, content, attributes={_DIGEST_NOTE: record.sha256})
+        except (self._obstore.exceptions.BaseError, OSError) as error:
+            self._fail(path, error)
+
+    def holds(self, path: str, record: FileRecord) -> bool:
+        """Compare the size, and the digest that `put` noted beside the object."""
+        try:
+            found = self._obstore.get(self._store, path, options={"head": True})
+        except (self._obstore.exceptions.BaseError, OSError) as error:
+            try:
+                self._fail(path, error)
+            except FileNotFoundError:
+                return False
+            raise
+        return bool(found.meta["size"] == record.size and dict(found.attributes).get(_DIGEST_NOTE) == record.sha256)
+
+    def finish(self) -> None:
+        """Do nothing: each file is there when it is put."""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
