@@ -16,15 +16,20 @@ _PREFIX = 12
 _CLIPS_LISTED = 10
 
 _COMMANDS = {
+    "create": ("embedstore.cli.sharing:create", "Name a part of a snapshot, by data set, encoder or task."),
+    "ls": ("embedstore.cli.sharing:ls", "List snapshots that are tagged, were received, were sent."),
+    "export": ("embedstore.cli.sharing:export", "Export a snapshot that may be sent, as a folder or archive."),
+    "import": ("embedstore.cli.sharing:import_", "Import a snapshot after checking it in quarantine."),
+    "verify": ("embedstore.cli.sharing:verify", "Check a snapshot's folder or archive."),
     "diff": ("embedstore.cli.snapshot:diff", "Show what changed between two snapshots."),
 }
 
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def snapshot() -> None:
-    """Compare snapshots of the store.
+    """Create, send, receive, check and compare snapshots of the store.
 
-    Example: embedstore snapshot diff paper-v1 head
+    Example: embedstore snapshot export for-lab-b --recipient lab-b
     """
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedstore.errors import MissingExtraError, PolicyError, StorageError
-from embedstore.files import create_file, read_file, storage_errors
+from embedstore.files import read_file, replace_file
 from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SIGNATURE_FILE
+from embedstore.snapshot.sources import open_source
 
-__all__ = ["NAMESPACE", "Signature", "check_signature", "read_signature", "sign"]
+__all__ = ["NAMESPACE", "Signature", "check_signature", "read_signature", "sign", "signature_path"]
 
 NAMESPACE = "embedstore-snapshot"  # a signature made for anything else does not count here
 _MAX_BYTES = 1 << 20
@@ -66,29 +67,42 @@ def _run(arguments: list[str], payload: bytes) -> subprocess.CompletedProcess[by
         raise StorageError(f"ssh-keygen did not answer within {_TIMEOUT_S} s") from error
 
 
-def sign(folder: Path, key: Path) -> Path:
-    """Sign the document of a snapshot's folder with a private key, or the public key of one that an agent holds.
+def sign(snapshot: Path, key: Path) -> Path:
+    """Sign the document of a snapshot with a private key, or the public key of one that an agent holds.
+
+    Parameters
+    ----------
+    snapshot : Path
+        Its folder or main archive.
+
+    Returns
+    -------
+    Path
+        The signature, where `read_signature` looks for it.
 
     Raises
     ------
     StorageError
         ssh-keygen cannot sign with this key.
     """
-    target = folder / SIGNATURE_FILE
-    payload = read_file(folder / DOCUMENT_FILE, max_bytes=MAX_DOCUMENT_BYTES)
+    source, target = open_source(snapshot), signature_path(snapshot)
+    payload = b"".join(bytes(block) for block in source.read(DOCUMENT_FILE, MAX_DOCUMENT_BYTES))
     done = _run(["-Y", "sign", "-n", NAMESPACE, "-f", str(key)], payload)
     if done.returncode != 0:
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise StorageError(f"ssh-keygen cannot sign with {key}: {reason[-1] if reason else 'no reason given'}")
-    with storage_errors(target, "write"):
-        target.unlink(missing_ok=True)
-    create_file(target, done.stdout)
+    replace_file(target, done.stdout)
     return target
+
+
+def signature_path(snapshot: Path) -> Path:
+    """Return where the signature of a folder or of an archive lies."""
+    return snapshot / SIGNATURE_FILE if snapshot.is_dir() else snapshot.with_name(f"{snapshot.name}.sig")
 
 
 def read_signature(source: Path) -> bytes | None:
     """Return the signature beside a document, or beside an archive as ``NAME.zip.sig``; None without one."""
-    path = source / SIGNATURE_FILE if source.is_dir() else source.with_name(f"{source.name}.sig")
+    path = signature_path(source)
     return read_file(path, max_bytes=_MAX_BYTES) if path.is_file() and not path.is_symlink() else None
 
 

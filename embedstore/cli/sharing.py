@@ -1,0 +1,290 @@
+"""``embedstore snapshot create|ls|export|import|verify``: snapshots that labs send each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+
+if TYPE_CHECKING:
+    from embedstore.snapshot.export import ExportOutcome
+    from embedstore.snapshot.plan import ExportPlan
+
+__all__ = ["create", "export", "import_", "ls", "verify"]
+
+_PREFIX = 12
+
+dataset_option = click.option("--dataset", "datasets", multiple=True, help="Data set to take; repeatable.")
+encoder_option = click.option("--encoder", "encoders", multiple=True, help="NAME[@VARIANT] to take; repeatable.")
+
+
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+@click.command()
+@click.argument("name")
+@click.option("--from", "source", help="Tag or id of the snapshot to take from; the newest without.")
+@dataset_option
+@encoder_option
+@click.option("--task", "tasks", multiple=True, help="Take the data sets that have this task's labels; repeatable.")
+@store_option
+@json_option
+@debug_option
+def create(
+    name: str,
+    source: str | None,
+    datasets: tuple[str, ...],
+    encoders: tuple[str, ...],
+    tasks: tuple[str, ...],
+    store_path: Path,
+    as_json: bool,
+) -> None:
+    """Name a part of a snapshot, by data set, encoder or task, for ever.
+
+    Example: embedstore snapshot create lvef-2026 --encoder panecho --task lvef
+    """
+    from embedstore.snapshot.create import create_snapshot
+    from embedstore.store import Store
+
+    store = Store.open(store_path)
+    tag = create_snapshot(store, name, source=source, datasets=datasets, encoders=encoders, tasks=tasks)
+    snapshot = store.snapshot(tag.snapshot_id)
+    if as_json:
+        emit_json({"snapshot": tag.snapshot_id, "tag": tag.name, "sets": [vars(entry) for entry in snapshot.sets]})
+        return
+    say(f"{tag.name}: snapshot {tag.snapshot_id[:_PREFIX]} with {len(snapshot.sets)} sets")
+    for entry in snapshot.sets:
+        say(f"  {entry.title} on {entry.dataset}")
+
+
+@click.command()
+@store_option
+@json_option
+@debug_option
+def ls(store_path: Path, as_json: bool) -> None:
+    """List the tagged snapshots, those that were received, and those that were sent to whom.
+
+    Example: embedstore snapshot ls
+    """
+    from embedstore.snapshot.disclosure import read_disclosures
+    from embedstore.snapshot.received import read_received
+    from embedstore.snapshot.tags import list_tags
+    from embedstore.store import Store
+
+    store = Store.open(store_path)
+    tags: list[dict[str, Any]] = [
+        {"tag": tag.name, "snapshot": tag.snapshot_id, "sets": len(store.snapshot(tag.snapshot_id).sets)}
+        for tag in list_tags(store)
+    ]
+    received = read_received(store.layout)
+    came: list[dict[str, Any]] = [
+        {
+            "snapshot": snapshot.id,
+            "time": note["time"],
+            "signed_by": note["signed_by"],
+            "sets": len(snapshot.sets),
+            "datasets": [dataset.name for dataset in snapshot.datasets],
+        }
+        for snapshot, note in zip(received.snapshots, received.notes, strict=True)
+    ]
+    sent = [entry.to_dict() for entry in read_disclosures(store.layout)]
+    if as_json:
+        emit_json({"snapshots": tags, "received": came, "sent": sent})
+        return
+    for line in tags:
+        say(f"tag       {line['tag']}  {str(line['snapshot'])[:_PREFIX]}  {line['sets']} sets")
+    for line in came:
+        signed = f"signed by {line['signed_by']}" if line["signed_by"] else "unsigned"
+        say(f"received  {str(line['snapshot'])[:_PREFIX]}  {line['time']}  {', '.join(line['datasets'])}  {signed}")
+    for entry in sent:
+        names = ", ".join(entry["datasets"])
+        say(f"sent      {entry['snapshot_id'][:_PREFIX]}  {entry['time']}  {names}  to {entry['recipient']}")
+    if not tags and not came and not sent:
+        say("no snapshot is tagged, and none was received or sent")
+
+
+def _say_plan(plan: ExportPlan) -> None:
+    say(f"recipient {plan.recipient}")
+    for dataset in plan.datasets:
+        facts = dataset.manifest.dataset
+        say(f"{dataset.manifest.name}: ids {dataset.naming.ids}, licence {facts.licence} ({dataset.redistribution})")
+        for rule in dataset.rules:
+            if rule.role == "table":
+                continue
+            say(f"  {rule.column:<20} {rule.role:<9} {rule.action:<10} {rule.why}")
+        tables = [rule for rule in dataset.rules if rule.role == "table"]
+        for rule in tables:
+            say(f"  {rule.column:<40} {rule.action}")
+        if dataset.group is not None:
+            say(f"  fewest patients who share {', '.join(dataset.group_columns)}: {dataset.group}")
+        say(f"  sets: {', '.join(entry.title for entry in dataset.sets)}")
+
+
+def _say_export(outcome: ExportOutcome) -> None:
+    for path in outcome.paths:
+        say(f"wrote {path}")
+    say(f"snapshot {outcome.snapshot.id}")
+    size = f"{outcome.snapshot.n_bytes / 1e6:.1f} MB in {len(outcome.snapshot.files)} files"
+    say(f"{size}, for {outcome.plan.recipient}; tell the recipient the id by another way than the files")
+    if outcome.left_out:
+        say(f"{outcome.left_out} clips stand in no manifest and stayed here")
+    if outcome.snapshot.internal:
+        say("internal copy: ids, labels and paths are in it; it must not leave the lab")
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--snapshot", "name", help="Tag or id; the newest without.")
+@dataset_option
+@encoder_option
+@click.option("--recipient", help="Who gets it: pseudonyms are drawn once for each. A new one without.")
+@click.option("--with-labels", "named", multiple=True, help="Columns to send beside the default ones, with commas.")
+@click.option("--drop", "dropped", multiple=True, help="Columns to leave out, with commas.")
+@click.option("--with-map", "map_file", type=click.Path(path_type=Path), help="Write the map of pseudonyms here.")
+@click.option("--join-key", type=click.Path(path_type=Path), help="Key that both labs hold, to join by content.")
+@click.option("--permission-ref", help="Where the permission to pass the data on stands.")
+@click.option("--accept-k", type=click.IntRange(1), default=5, show_default=True, help="Smallest group of patients.")
+@click.option("--contact", default="", help="Whom to ask, for the card.")
+@click.option("--note", default="", help="A sentence for the card.")
+@click.option("--archive", is_flag=True, help="Write TARGET as one deterministic .zip, more above 50 GB.")
+@click.option("--sign", "key", type=click.Path(path_type=Path), help="SSH key to sign with.")
+@click.option("--internal", is_flag=True, help="Whole copy for use within the lab; it is never pushed.")
+@click.option("--dry-run", is_flag=True, help="Say what happens to every column and write nothing.")
+@store_option
+@json_option
+@debug_option
+def export(
+    store_path: Path, name: str | None, key: Path | None, dry_run: bool, as_json: bool, **options: Any
+) -> None:
+    """Export a snapshot that may be sent: without ids, labels, dates or paths unless you name them.
+
+    Example: embedstore snapshot export for-lab-b --recipient lab-b --encoder panecho --permission-ref "mail of 1 May"
+    """
+    from embedstore.snapshot.export import export_snapshot
+    from embedstore.snapshot.plan import ExportRequest, make_plan
+    from embedstore.snapshot.signature import sign
+    from embedstore.snapshot.tags import find_snapshot
+    from embedstore.store import Store
+
+    store = Store.open(store_path)
+    options |= {"named": _names(options["named"]), "dropped": _names(options["dropped"])}
+    accept = options.pop("accept_k")
+    request = ExportRequest(snapshot_id=find_snapshot(store, name), accept_group=accept, **options)
+    if dry_run:
+        plan = make_plan(store, request)
+        emit_json({"dry_run": True, **plan.to_dict()}) if as_json else _say_plan(plan)
+        return
+    outcome = export_snapshot(store, request)
+    if key is not None:
+        sign(request.target, key)
+    emit_json(outcome.to_dict()) if as_json else _say_export(outcome)
+
+
+@click.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@dataset_option
+@encoder_option
+@click.option("--clips-only", is_flag=True, help="Leave the vectors of frames and windows out.")
+@click.option("--id", "pinned_id", help="The snapshot id that it must have, or its beginning.")
+@click.option("--require-signature", type=click.Path(path_type=Path), help="Public key that must have signed.")
+@click.option("--allow-rollback", is_flag=True, help="Accept an older snapshot of the same sender.")
+@click.option("--labels-from", type=click.Path(path_type=Path), help="Parquet or CSV with clip_id and your labels.")
+@click.option("--map", "map_file", type=click.Path(path_type=Path), help="Map of pseudonyms that the sender gave.")
+@click.option("--join-key", type=click.Path(path_type=Path), help="Key that both labs hold, to join by content.")
+@store_option
+@json_option
+@debug_option
+def import_(
+    source: Path,
+    datasets: tuple[str, ...],
+    encoders: tuple[str, ...],
+    clips_only: bool,
+    pinned_id: str | None,
+    require_signature: Path | None,
+    allow_rollback: bool,
+    labels_from: Path | None,
+    map_file: Path | None,
+    join_key: Path | None,
+    store_path: Path,
+    as_json: bool,
+) -> None:
+    """Import a snapshot from a folder or archive, after it was checked in quarantine; then evaluate it.
+
+    Example: embedstore snapshot import for-lab-b --labels-from my.parquet
+    """
+    from embedstore.snapshot.describe import Selection
+    from embedstore.snapshot.importing import ImportRequest, import_snapshot
+    from embedstore.snapshot.labels import join_labels, read_labels
+    from embedstore.snapshot.pseudonyms import read_join_key, read_map
+    from embedstore.store import Store
+
+    labels = None if labels_from is None else read_labels(labels_from)
+    pseudonyms = None if map_file is None else read_map(map_file)
+    shared_key = None if join_key is None else read_join_key(join_key)
+    store = Store.create(store_path)
+    request = ImportRequest(
+        selection=Selection(datasets=datasets, encoders=encoders, clips_only=clips_only),
+        pinned_id=None if pinned_id is None else pinned_id.removeprefix("sha256:"),
+        signer_key=require_signature,
+        allow_rollback=allow_rollback,
+    )
+    outcome = import_snapshot(store, source, request)
+    document = outcome.to_dict()
+    joined = []
+    if labels is not None:
+        names = document["datasets"]
+        joined = join_labels(store, labels, datasets=names, pseudonyms=pseudonyms, join_key=shared_key)
+    if as_json:
+        emit_json({**document, "labels": [entry.to_dict() for entry in joined]})
+        return
+    say(f"snapshot {outcome.snapshot.id[:_PREFIX]}: {outcome.trust}")
+    for entry in outcome.snapshot.sets_of(outcome.selection):
+        say(f"  {entry.title} on {entry.dataset}: {entry.n_clips} clips")
+    for name in outcome.kept_manifests:
+        say(f"  {name}: your own manifest stays")
+    for note in outcome.notes:
+        say(f"  note: {note}")
+    for join in joined:
+        counts = f"{join.n_matched} clips matched, {join.n_unmatched} unmatched, {join.n_unused} rows unused"
+        say(f"  labels of {join.dataset}: {counts} ({', '.join(join.columns)})")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--quick", is_flag=True, help="Names and sizes only.")
+@click.option("--id", "pinned_id", help="The snapshot id that it must have, or its beginning.")
+@click.option("--require-signature", type=click.Path(path_type=Path), help="Public key that must have signed.")
+@json_option
+@debug_option
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    source: Path,
+    quick: bool,
+    pinned_id: str | None,
+    require_signature: Path | None,
+    as_json: bool,
+) -> None:
+    """Check that a snapshot's folder or archive holds what its document lists.
+
+    Example: embedstore snapshot verify for-lab-b --require-signature lab-a.pub
+    """
+    from embedstore.errors import ContentError
+    from embedstore.snapshot.check import check_snapshot
+
+    pinned = None if pinned_id is None else pinned_id.removeprefix("sha256:")
+    found = check_snapshot(source, quick=quick, pinned_id=pinned, signer_key=require_signature)
+    if as_json:
+        emit_json(found.to_dict())
+    else:
+        for problem in found.outcome.problems:
+            say(f"{problem.kind}: {problem.file}: {problem.detail}")
+        absent = f", {found.n_absent} files absent by choice" if found.n_absent else ""
+        counts = f"{found.outcome.level}, {found.outcome.files_checked} files{absent}"
+        say(f"snapshot {found.snapshot.id[:_PREFIX]}: {found.trust} ({counts})")
+    if not found.outcome.ok:
+        ctx.exit(ContentError.exit_code)
