@@ -172,6 +172,7 @@ ECHO_CLIP_R_CARD = _echo_card(
     },
     weights_locator="encoders.hub:locate_echo_clip_r",
     weights_source="https://huggingface.co/mkaichristensen/echo-clip-r (may ask for a login)",
+    text_files=("template_vocab.txt",),
     text_tower="CLIP transformer, 512-d, phrases and numbers of template_vocab.txt (beside the weights; from "
     "https://github.com/echonet/echo_CLIP), 77 tokens",
 )
@@ -181,6 +182,7 @@ _image_card = partial(
     unit="frame",
     loader="encoders.clip_family:load",
     text_loader="encoders.clip_text:load",
+    text_files=("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
     weights_fetcher="encoders.hub:fetch",
     weights_names=OPEN_CLIP_WEIGHTS,
     settings_names=(SETTINGS_FILE,),

@@ -68,6 +68,7 @@ _card = partial(
     loader="encoders.siglip:load",
     fitter="encoders.siglip:fit",
     text_loader="encoders.siglip_text:load",
+    text_files=("tokenizer.json", "tokenizer_config.json", "spiece.model"),
     weights_fetcher="encoders.hub:fetch",
     weights_names=HF_WEIGHTS,
     settings_names=("config.json",),

@@ -135,6 +135,11 @@ class TemplateTokenizer:
         )
         return [piece for piece in pieces if piece]
 
+    def covers(self, prompt: str) -> bool:
+        """Return whether a prompt holds a phrase of the vocabulary, so that there is something to embed."""
+        _, text = _taken_out(_cleaned(prompt))
+        return any(phrase != _UNKNOWN for phrase in self._phrases.encode(text).tokens)
+
     def _cut(self, prompt: str) -> list[int]:
         values, text = _taken_out(_cleaned(prompt))
         found = self._phrases.encode(text)

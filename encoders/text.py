@@ -156,6 +156,11 @@ class TokenTower:
         self._network = network.eval().requires_grad_(False).float().to(device)
         self._forward = forward
 
+    def covers(self, prompt: str) -> bool:
+        """Return whether the tokenizer can say a prompt at all; one of fixed phrases cannot say them all."""
+        covers = getattr(self._tokenize, "covers", None)
+        return covers is None or bool(covers(prompt))
+
     def embed(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embed prompts.
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedstore.build.banks import BankOutcome
 
 __all__ = ["BuildOutcome", "BuildRequest", "Progress"]
 
@@ -36,11 +39,11 @@ class BuildRequest:
         This worker's part I of N.
     n_workers : int or None
         Decode processes; None for one less than the cores, at least one.
+    block_bytes : int
+        Bytes of prepared frames held at once; changes no vector.
     """
 
     encoders: tuple[str, ...]
-    block_bytes : int
-        Bytes of prepared frames held at once; changes no vector.
     manifests: tuple[str, ...] = ()
     roots: Mapping[str, Path] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
@@ -51,10 +54,10 @@ class BuildRequest:
     device: str = "auto"
     batch_size: int | None = None
     n_workers: int | None = None
+    block_bytes: int = 1 << 30
     precision: str = "float32"
     dtype: str = "float16"
     with_frames: bool = True
-    block_bytes: int = 1 << 30
     stop_on_error: bool = False
     shard: tuple[int, int] | None = None
     dry_run: bool = False
@@ -126,8 +129,11 @@ class Progress:
         Told (clip id, reason or None) for each clip.
     note : callable
         Told one sentence at a time.
+    bank : callable
+        Told the `BankOutcome` of each prompt bank and of published heads, after the sets.
     """
 
     begin: Callable[[str, int], None] = lambda label, total: None
     clip: Callable[[str, str | None], None] = lambda clip_id, reason: None
     note: Callable[[str], None] = lambda sentence: None
+    bank: Callable[[BankOutcome], None] = lambda outcome: None

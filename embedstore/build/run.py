@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from embedstore.build.banks import BankOwner, embed_banks
 from embedstore.build.commit import commit_build, drop_build, drop_stale_builds, open_units
 from embedstore.build.lock import build_lock
 from embedstore.build.pipeline import EncoderRun, PipelineOptions, run_units
 from embedstore.build.plan import BuildPlan, make_plan
 from embedstore.build.request import BuildOutcome, BuildRequest, Progress
+from embedstore.build.resident import Model, ResidentModels
 from embedstore.build.units import read_receipts
 from embedstore.build.weights import Weights, find_weights, has_weights
 from embedstore.encoder import Encoder, EncoderCard, LoadRequest, encoder_cards, get_card, load_encoder, split_title
@@ -41,19 +44,24 @@ class _Chosen:
     card: EncoderCard
     weights: Weights
     spec: EncoderSpec
+    residents: ResidentModels
     trusted_sha256: str | None = None
-    loaded: Encoder | None = None
+    model: Model | None = None
 
     def load(self, device: str) -> Encoder:
-        if self.loaded is None:
+        if self.model is None:
             # Torch's threads spin at every barrier by default, which starves them when decode workers share the
             # cores (measured: a third of the throughput and less). Read when torch is first imported.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-            request = LoadRequest(
-                spec=self.spec, weights=self.weights.path, device=device, trusted_sha256=self.trusted_sha256
-            )
-            self.loaded = load_encoder(self.card, request)
-        return self.loaded
+            self.model = Model(partial(load_encoder, self.card, self.owner(device).request), self.residents)
+        return self.model
+
+    def owner(self, device: str) -> BankOwner:
+        """Return the card with a request to load it."""
+        request = LoadRequest(
+            spec=self.spec, weights=self.weights.path, device=device, trusted_sha256=self.trusted_sha256
+        )
+        return BankOwner(self.card, request)
 
 
 def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]:
@@ -72,6 +80,7 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
                 f"{option} names {sorted(unknown)[0]!r}, which is not among the encoders of this build"
             )
     sampling = None if request.sampling is None else FrameSampling(request.sampling)
+    residents = ResidentModels()
     chosen = []
     for title in dict.fromkeys(titles):
         name, variant = split_title(title)
@@ -89,7 +98,7 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
         )
         if card.licence_forbids:
             progress.note(f"{card.name}: licence {card.licence}, which forbids {card.licence_forbids}")
-        chosen.append(_Chosen(card, weights, spec, request.trusted.get(name)))
+        chosen.append(_Chosen(card, weights, spec, residents, request.trusted.get(name)))
     return chosen
 
 
@@ -249,6 +258,7 @@ class _DatasetBuild:
             n_workers=max(1, len(os.sched_getaffinity(0)) - 1) if n_workers is None else n_workers,
             stop_on_error=self._request.stop_on_error,
             on_clip=self._progress.clip,
+            block_bytes=self._request.block_bytes,
         )
         try:
             run_units(self._manifest, runs, root=self._root, options=options)
@@ -323,7 +333,9 @@ class _DatasetBuild:
 
 
 def build_sets(store: Store, request: BuildRequest, *, progress: Progress | None = None) -> list[BuildOutcome]:
-    """Build the sets of a request and commit each that is complete.
+    """Build the sets of a request and commit each that is complete; then embed prompt banks and store heads.
+
+    What becomes of the banks is told to ``progress``; it never loses a set.
 
     Parameters
     ----------
@@ -361,4 +373,9 @@ def build_sets(store: Store, request: BuildRequest, *, progress: Progress | None
         if root is None:
             told.note(f"no media root is known for {manifest.name!r}; give one with --root {manifest.name}=DIR")
         outcomes += _DatasetBuild(store, manifest, root, request, told).run(encoders)
+    if not request.dry_run:
+        unfinished = {outcome.encoder for outcome in outcomes if outcome.units_open}
+        owners = [chosen.owner(request.device) for chosen in encoders if chosen.spec.title not in unfinished]
+        encoders.clear()  # makes room for the text towers
+        embed_banks(store, owners, note=told.note, done=told.bank)
     return outcomes

@@ -15,6 +15,7 @@ from embedstore.cli.options import named_digests, named_paths
 from embedstore.errors import EXIT_OK, EXIT_PARTIAL
 
 if TYPE_CHECKING:
+    from embedstore.build.banks import BankOutcome
     from embedstore.build.run import BuildOutcome
 
 _FAILURES_LISTED = 10
@@ -66,6 +67,13 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
             say(f"  ... {outcome.n_failed} failed in all; see embedstore show {set_name}")
 
 
+def _report_banks(banks: Sequence[BankOutcome]) -> None:
+    """Say which prompt banks and heads could not be made."""
+    for bank in banks:
+        if bank.status in ("skipped", "refused"):
+            say(f"{bank.encoder}: the {bank.kind} bank {bank.name} was {bank.status}: {bank.detail}", err=True)
+
+
 @click.command()
 @click.option("--encoder", "encoders", multiple=True, required=True, help="NAME[@VARIANT]; repeatable; or all.")
 @click.option("--manifest", "manifests", multiple=True, help="Manifest name or file [default: all of the store].")
@@ -85,6 +93,13 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows of each forward [default: by device].")
 @click.option("--workers", "n_workers", type=click.IntRange(min=0), help="Decode processes [default: cores - 1].")
+@click.option(
+    "--block-mib",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="MiB of prepared frames held at once; models that do not fit together take turns at such blocks.",
+)
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--no-frames", is_flag=True, help="Store no frame vectors.")
@@ -93,13 +108,6 @@ def _report(outcomes: Sequence[BuildOutcome]) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @store_option
 @json_option
-@click.option(
-    "--block-mib",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    help="MiB of prepared frames held at once; models that do not fit together take turns at such blocks.",
-)
 @debug_option
 @click.pass_context
 def build(ctx: click.Context, /, **options: Any) -> None:
@@ -124,6 +132,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         device=options["device"],
         batch_size=options["batch_size"],
         n_workers=options["n_workers"],
+        block_bytes=options["block_mib"] << 20,
         precision=options["precision"],
         dtype=options["dtype"],
         with_frames=not options["no_frames"],
@@ -132,15 +141,25 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         dry_run=options["dry_run"],
     )
     bar = _Bar()
-        block_bytes=options["block_mib"] << 20,
-    progress = Progress(begin=bar.begin, clip=bar.clip, note=lambda sentence: say(sentence, err=True))
+    banks: list[BankOutcome] = []
+    progress = Progress(
+        begin=bar.begin, clip=bar.clip, note=lambda sentence: say(sentence, err=True), bank=banks.append
+    )
     try:
         outcomes = build_sets(Store.create(options["store_path"]), request, progress=progress)
     finally:
         with suppress(OSError):
             bar.close()
     if as_json:
-        emit_json({"sets": [outcome.to_dict() for outcome in outcomes]})
+        sets = [outcome.to_dict() for outcome in outcomes]
+        emit_json({"sets": sets, "banks": [bank.to_dict() for bank in banks]})
     else:
         _report(outcomes)
-    ctx.exit(EXIT_PARTIAL if any(outcome.n_failed for outcome in outcomes) else EXIT_OK)
+        for bank in banks:
+            if bank.status == "made":
+                said = f"{bank.n_rows} rows, {bank.seconds:.1f} s" + (f"; {bank.detail}" if bank.detail else "")
+                say(f"{bank.encoder}: {bank.kind} bank {bank.name}, {said}")
+    _report_banks(banks)
+    # A wrong tokenizer or checkpoint is an error, though the sets are in the store; a file that is not there is none.
+    refused = [bank.exit_code for bank in banks if bank.exit_code]
+    ctx.exit(next(iter(refused), EXIT_PARTIAL if any(outcome.n_failed for outcome in outcomes) else EXIT_OK))
