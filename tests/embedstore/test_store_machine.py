@@ -68,6 +68,8 @@ class Model:
     tags: dict[str, str] = field(default_factory=dict)
     ended_tags: set[str] = field(default_factory=set)
     lost: dict[str, set[str]] = field(default_factory=dict)
+    # Sets and manifests that held a patient who was forgotten, and that no commit lists since.
+    forgotten: set[str] = field(default_factory=set)
     # Days since the beginning when a set or manifest was last of use; None where a kill leaves it open.
     last_use: dict[str, int | None] = field(default_factory=dict)
     day: int = 0
@@ -125,6 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.log.append(entries[0].snapshot_id)
         self.model.snapshots[entries[0].snapshot_id] = (sets, manifests)
         after = set(sets | manifests)
+        self.model.forgotten -= after
         self.use(before - after)
         self.use(after - before)
         return True
@@ -344,8 +347,19 @@ class StoreMachine(RuleBasedStateMachine):
             and (patient in self.model.manifests[name][1].values() or theirs & self.model.manifests[name][1].keys())
         }
         if not going:
-            with pytest.raises(UnknownNameError):
-                forget_patient(self.store, patient, datasets=[dataset], apply=True)
+            layout = self.store.layout
+            brought_back = {
+                name
+                for name in self.model.forgotten
+                if layout.set_folder(name).exists() or layout.manifest_record(name).exists()
+            }
+            if not brought_back:
+                with pytest.raises(UnknownNameError):
+                    forget_patient(self.store, patient, datasets=[dataset], apply=True)
+                return
+            # A writer that was cut off wrote again what was forgotten: that is cleared up, whoever is named.
+            forget_patient(self.store, patient, datasets=[dataset], apply=True)
+            assert not brought_back & self.on_disk()
             return
         going |= {
             name
@@ -373,6 +387,7 @@ class StoreMachine(RuleBasedStateMachine):
                 left_rows = {c: p for c, p in rows[line.name].items() if c not in theirs}
                 self.model.manifests[line.manifest_id] = (line.name, left_rows)
         self.follow_head()
+        self.model.forgotten |= going
         # The head is what it was, less the patient; nothing that held them is left, not a byte.
         left_sets = [(s, [c for c in s.clips if c[0] not in theirs or s.dataset != dataset]) for s in head]
         assert {
