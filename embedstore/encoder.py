@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import EmbedstoreError, MissingExtraError, UnknownNameError, did_you_mean
+from embedstore.errors import EmbedstoreError, MissingExtraError, StorageError, UnknownNameError, did_you_mean
 from embedstore.spec import EncoderSpec, FrameSampling
 from embedstore.weights_cache import cached_path
 
@@ -284,6 +284,26 @@ class EncoderCard:
         if not weights.is_dir():
             return (weights,)
         return tuple(sorted(file for file in weights.rglob("*") if file.is_file()))
+
+    def inspect_weights(self, weights: Path) -> None:
+        """See that weights are whole, as far as can be seen without torch; nothing more than sizes here.
+
+        Raises
+        ------
+        StorageError
+            A file is empty or cannot be read.
+        """
+        for file in self.deciding_files(weights):
+            try:
+                n_bytes = file.stat().st_size
+            except OSError as error:
+                raise StorageError(f"checkpoint {file} cannot be read: {error.strerror or error}") from error
+            if n_bytes == 0:
+                raise StorageError(f"checkpoint {file} is empty; fetch it again")
+
+    def published_sha256(self, weights: Path) -> str | None:
+        """Return the digest that these weights should have, None where none is known."""
+        return None if weights.is_dir() else self.weights_sha256
 
     def spec(
         self,

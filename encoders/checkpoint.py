@@ -13,6 +13,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -25,11 +26,12 @@ from encoders.safetensors_file import read_header
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_head", "load_exactly", "open_checkpoint", "sha256_of_file", "without_initialisation"]
+__all__ = ["check_head", "check_whole", "load_exactly", "open_checkpoint", "sha256_of_file", "without_initialisation"]
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ANNEX_POINTER = b"/annex/objects/"
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
+_ZIP = b"PK\x03\x04"
 _HEAD_BYTES = 512
 _NAMED_KEYS = 8
 
@@ -169,6 +171,23 @@ def check_head(path: Path) -> bytes:
             "fetch it again"
         )
     return head
+
+
+def check_whole(path: Path) -> None:
+    """See that a checkpoint, or a settings file beside it, has its end, without torch.
+
+    Raises
+    ------
+    StorageError
+        As `check_head`; or the file is cut off.
+    HostileInputError
+        Its header lies.
+    """
+    head = check_head(path)
+    if path.suffix == ".safetensors" or _is_safetensors(head, path.stat().st_size):
+        read_header(path)
+    elif head.startswith(_ZIP) and not zipfile.is_zipfile(path):  # its list of members stands at the end
+        raise StorageError(f"checkpoint {path} is cut off or damaged; fetch it again")
 
 
 def _is_safetensors(head: bytes, n_bytes: int) -> bool:

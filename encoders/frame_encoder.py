@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from embedstore.encoder import Encoded, EncoderCard, LoadRequest, Variant, resolve_string
-from embedstore.errors import EnvironmentFailure, FormatError
+from embedstore.errors import CorruptionError, EnvironmentFailure, FormatError
 from embedstore.spec import EncoderSpec, FrameSampling
 from encoders.preprocess import CropAndScale, step_record
 from encoders.resampling import BgrOrder
@@ -79,6 +79,36 @@ class PublishedCard(EncoderCard):
             return (file,)
         settings = (weights / name for name in self.settings_names)
         return (*part_files(file), *(path for path in settings if path.is_file()))
+
+    def inspect_weights(self, weights: Path) -> None:
+        """See that weights are whole, without torch: no pointer or web page, no end cut off, no damaged download.
+
+        Raises
+        ------
+        StorageError, HostileInputError, FormatError
+            As `encoders.checkpoint.check_whole`.
+        CorruptionError
+            The hub states another digest for a file.
+        """
+        from encoders.checkpoint import check_whole, sha256_of_file
+        from encoders.hub import stated_sha256
+
+        for file in self.deciding_files(weights):
+            check_whole(file)
+            stated = stated_sha256(file)
+            if stated is not None and sha256_of_file(file) != stated:
+                raise CorruptionError(
+                    f"file {file} is not the one with SHA-256 {stated}; remove it and fetch it again"
+                )
+
+    def published_sha256(self, weights: Path) -> str | None:
+        """Return the digest that the card or the hub states."""
+        from encoders.hub import stated_sha256
+        from encoders.model_folder import weights_file
+
+        if not weights.is_dir():
+            return self.weights_sha256
+        return stated_sha256(weights_file(weights, self.weights_names))
 
     def fitted(self, *, variant: str = "published", weights: Path | None = None) -> EncoderCard:
         """Return the card for a variant and a checkpoint: dimensions, input size and preprocessing may differ.

@@ -28,7 +28,16 @@ from embedstore.errors import (
 if TYPE_CHECKING:
     from embedstore.encoder import EncoderCard
 
-__all__ = ["HF_WEIGHTS", "OPEN_CLIP_WEIGHTS", "SOURCES", "HubSource", "cache_folder", "fetch", "locate"]
+__all__ = [
+    "HF_WEIGHTS",
+    "OPEN_CLIP_WEIGHTS",
+    "SOURCES",
+    "HubSource",
+    "cache_folder",
+    "fetch",
+    "locate",
+    "stated_sha256",
+]
 
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -268,12 +277,18 @@ class _Download:
         return path
 
 
+def stated_sha256(path: Path) -> str | None:
+    """Return the digest by which the hub's cache names a large file, None for any other file."""
+    name = path.resolve().name
+    return name if path.is_symlink() and _SHA256.fullmatch(name) else None
+
+
 def _check_blob(path: Path) -> None:
     """Compare a cached file with its digest: the cache names each large file by the SHA-256 that the hub states."""
     from encoders.checkpoint import sha256_of_file
 
-    stated = path.resolve().name
-    if _SHA256.fullmatch(stated) and path.is_symlink():
+    stated = stated_sha256(path)
+    if stated is not None:
         found = sha256_of_file(path)
         if found != stated:
             try:

@@ -129,6 +129,7 @@ MOBILENET_V2_CARD = PublishedCard(
         "cardiobench": cardiobench_variant(_MOBILENET_STEPS),
     },
     weights_locator="encoders.imagenet:locate_mobilenet_v2_weights",
+    weights_url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
     weights_sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
     weights_bytes=14_212_972,
     n_parameters=3_504_872,
@@ -166,7 +167,7 @@ def load_mobilenet_v2(request: LoadRequest) -> FrameEncoder:
     from encoders.checkpoint import load_exactly, open_checkpoint, without_initialisation
     from encoders.device import pick_device
 
-    path = request.weights or locate_mobilenet_v2_weights()
+    path = request.weights or MOBILENET_V2_CARD.locate_weights()
     if path is None:
         raise StorageError(
             "the weights of mobilenet-v2 are not on this machine; fetch them from "

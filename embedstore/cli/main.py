@@ -16,6 +16,7 @@ _COMMANDS = {
     "ingest": ("embedstore.cli.ingest:ingest", "Bring your own vectors: .npz, .npy, Parquet, HDF5, CardioBench."),
     "encoders": ("embedstore.cli.encoders:encoders", "List the encoders, or show one encoder's card."),
     "prompts": ("embedstore.cli.prompts:prompts", "Embed banks of prompts, and list them."),
+    "doctor": ("embedstore.cli.doctor:doctor", "Check what builds need on this machine."),
     "ls": ("embedstore.cli.read:ls", "List the sets of the store."),
     "show": ("embedstore.cli.read:show", "Show one set: spec, arrays, failures, provenance."),
     "status": ("embedstore.cli.upkeep:status", "Show what is done, failed and missing, and builds under way."),
