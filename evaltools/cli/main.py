@@ -27,6 +27,8 @@ _COMMANDS = {
         "evaltools.cli.compare:compare",
         "Compare encoders on the same clips: difference, interval, p, ranks.",
     ),
+    "run": ("evaltools.cli.run:run", "Run a suite over every encoder, task and protocol that the store allows."),
+    "report": ("evaltools.cli.report:report", "Put results into the table of a paper: md, tex, csv or html."),
 }
 
 

@@ -13,7 +13,7 @@ from embedstore.files import replace_file, storage_errors
 from evaltools.report.figures import draw_result
 from evaltools.result import Predictions, Result, file_name
 
-__all__ = ["predictions_table", "write_document", "write_results"]
+__all__ = ["predictions_table", "write_document", "write_predictions", "write_results"]
 
 
 def predictions_table(predictions: Predictions) -> Any:
@@ -54,6 +54,25 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
     replace_file(path, f"{json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode())
 
 
+def write_predictions(result: Result, folder: Path, *, stem: str) -> Path:
+    """Write what a result predicted as Parquet, and return the file; the folder is made where it is not.
+
+    Raises
+    ------
+    StorageError
+        The folder or file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    with storage_errors(folder, "make the folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    sink = io.BytesIO()
+    pq.write_table(predictions_table(result.predictions), sink, compression="zstd")
+    path = folder / f"{stem}.parquet"
+    replace_file(path, sink.getvalue())
+    return path
+
+
 def write_results(results: Sequence[Result], out: Path, *, command: str) -> list[dict[str, Any]]:
     """Write results, predictions and figures below a folder, which is made where it is not.
 
@@ -70,8 +89,6 @@ def write_results(results: Sequence[Result], out: Path, *, command: str) -> list
     StorageError
         A folder or file cannot be written.
     """
-    import pyarrow.parquet as pq
-
     folders = {name: out / name for name in ("predictions", "figures")}
     for folder in folders.values():
         with storage_errors(folder, "make the folder"):
@@ -81,10 +98,7 @@ def write_results(results: Sequence[Result], out: Path, *, command: str) -> list
     for result in results:
         # Two sets of one title differ in their spec only.
         stem = result.stem if stems[result.stem] == 1 else f"{result.stem}__{result.provenance.fingerprint[:8]}"
-        sink = io.BytesIO()
-        pq.write_table(predictions_table(result.predictions), sink, compression="zstd")
-        predictions = folders["predictions"] / f"{stem}.parquet"
-        replace_file(predictions, sink.getvalue())
+        predictions = write_predictions(result, folders["predictions"], stem=stem)
         for suffix, payload in draw_result(result).items():
             replace_file(folders["figures"] / f"{stem}.{suffix}", payload)
         documents.append(result.to_dict(predictions=predictions))

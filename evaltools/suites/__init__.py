@@ -1,0 +1,1 @@
+"""Suites: which commands are run on which tasks, as YAML values."""
