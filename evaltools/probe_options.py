@@ -47,6 +47,8 @@ class ProbeOptions:
         Whether to look for test clips that are nearly equal to a training clip.
     statistics : {"patient", "cardiobench"}
         ``cardiobench``: CardioBench's choice of labels, clips and subgroups, and its numbers beside ours.
+    habits_off : tuple of str
+        Habits of CardioBench's statistics to switch off, see `evaltools.cardiobench.statistics.Habits`.
     """
 
     protocol: str | None = None
@@ -64,6 +66,7 @@ class ProbeOptions:
     n_shuffles: int | None = None
     near_duplicates: bool = True
     statistics: Statistics = "patient"
+    habits_off: tuple[str, ...] = ()
 
     def task_of(self, task: Task) -> Task:
         """Return a task as these options ask it."""

@@ -186,6 +186,8 @@ class Result:
         Patients or studies with a label but no clip of those that the task is asked of.
     near_duplicates : mapping or None
         Test clips that nearly equal a training clip, and the metrics without them; None where nothing was looked for.
+    cardiobench : mapping or None
+        CardioBench's numbers of the same predictions, where they were asked for.
     """
 
     task: Task
@@ -211,6 +213,7 @@ class Result:
     row: TaskRow = TaskRow(name="all")
     units_missing: tuple[str, ...] = ()
     near_duplicates: Mapping[str, Any] | None = None
+    cardiobench: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -285,6 +288,7 @@ class Result:
             "near_duplicates": self.near_duplicates,
             "oracle_frames": known.oracle_frames,
             "pretraining": known.pretraining,
+            "cardiobench": self.cardiobench,
             "notes": list(known.notes),
             "fingerprint": known.fingerprint,
             "media": known.media,

@@ -15,6 +15,8 @@ from embedstore.errors import UnknownNameError
 from embedstore.identity import derive_seed
 from embedstore.where import parse_where
 from evaltools.aggregation import Aggregation
+from evaltools.cardiobench.numbers import cardiobench_numbers, file_order
+from evaltools.cardiobench.statistics import Habits
 from evaltools.cohort import Cohort, build_cohort
 from evaltools.controls import (
     CONTROLS,
@@ -231,9 +233,26 @@ class ScoreTable:
             shuffled=shuffled,
             axis=axis,
         )
+        if self.options.statistics == "cardiobench" and not self.targets.folds:
+            result = replace(result, cardiobench=self._cardiobench(result.predictions))
         if fits.near_duplicates is None:
             return result
         return replace(result, near_duplicates=self._without_copies(fits.near_duplicates, fits.fitted.predictions))
+
+    def _cardiobench(self, predictions: Predictions) -> dict[str, Any]:
+        """Return CardioBench's numbers of predictions of this row."""
+        is_number = predictions.probabilities is None
+        groups = {
+            group.column: [group.group_of(value) for value in self.level.column(self.scored.column(group.column))]
+            for group in (self._subgroups() if is_number else [])
+        }
+        return cardiobench_numbers(
+            predictions,
+            task=self.scored.task,
+            order=file_order(self.scored.manifest, self.scored.task, predictions),
+            groups=groups,
+            habits=Habits.without(self.options.habits_off),
+        )
 
     def _without_copies(self, near: NearDuplicates, predictions: Floats) -> dict[str, Any]:
         """Return what is known of near-duplicates, with the metrics of the units that have none."""

@@ -24,6 +24,7 @@ from evaltools.fitting import Fitted, Targets, class_order
 from evaltools.metrics import Floats, Kind
 from evaltools.probe_options import ProbeOptions
 from evaltools.protocols.protocol import EvalProtocol
+from evaltools.recall import as_recall, is_of_one_class
 from evaltools.resample import Estimate
 from evaltools.result import Result
 from evaltools.score_table import Fits, ScoreTable, TableRow, asked_cohorts
@@ -126,7 +127,9 @@ class UnfittedTable(ScoreTable):
             controls["random"] = noise.predict(targets.values)[targets.test]
         fits = Fits(fitted, controls, None if noise is None else self._permuted(answers))
         results = [table._scored(fits, row, None) for table in self.per_row()]
-        return [self._stated(result, extras, with_controls=noise is not None) for result in results]
+        stated = [self._stated(result, extras, with_controls=noise is not None) for result in results]
+        recall = self.scored.task.recall_on_one_class
+        return [as_recall(result) if recall and is_of_one_class(result) else result for result in stated]
 
     def _permuted(self, answers: Answers) -> ShuffledFits:
         targets = self.targets

@@ -126,6 +126,7 @@ def zeroshot_manifest(
     """
     if options.cv is not None:
         raise UnknownNameError("zero-shot fits nothing, so it has no folds; leave --cv out")
+    task = options.task_of(task)
     protocol = zero_shot_protocol(options.protocol or DEFAULT_PROTOCOL, task=task, changes=options.settings)
     asked = [_asked(source, bank, task) for source, bank in banked]
     labels = labels_of(manifest, task)

@@ -55,6 +55,8 @@ _ROWS = (
                  help="Row of the task (a view, patients, a variant), repeatable; see evaltools tasks."),
     click.option("--statistics", type=click.Choice(["patient", "cardiobench"]), default="patient", show_default=True,
                  help="cardiobench: its choice of labels, clips and groups, and its numbers beside ours."),
+    click.option("--habit-off", "habits_off", multiple=True, metavar="NAME",
+                 help="Switch off a habit of CardioBench's statistics (docs/protocols.md), repeatable."),
 )  # fmt: skip
 _FOLDS = (
     click.option("--cv", metavar="K[xR]",
@@ -95,6 +97,7 @@ def probe_options_of(given: Mapping[str, Any]) -> Any:
         cv=given.get("cv"),
         rows=tuple(given.get("rows", ())),
         statistics=given.get("statistics", "patient"),
+        habits_off=tuple(given.get("habits_off", ())),
         settings=(*given["settings"], *search),
         **{name: given[name] for name in names},
     )

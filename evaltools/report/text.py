@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from evaltools.resample import Estimate
@@ -61,7 +61,8 @@ def _format_table(results: Sequence[Result]) -> str:
         rows.append((_marked(result), result.pool, *(format_estimate(result.metrics[name]) for name in shown)))
         rows += [_control_row(result, name, shown) for name in result.controls if name not in _SHARED]
     rows += [_control_row(first, name, shown) for name in first.controls if name in _SHARED]
-    lines = [*_heading(first), "", *aligned(rows), *_group_lines(results), "", *_footing(results)]
+    theirs = _cardiobench_lines(results)
+    lines = [*_heading(first), "", *aligned(rows), *_group_lines(results), *theirs, "", *_footing(results)]
     return "\n".join(lines)
 
 
@@ -117,6 +118,30 @@ def _group_lines(results: Sequence[Result]) -> list[str]:
 def _group_row(value: str, result: Result, scores: GroupScores) -> Row:
     main = format_estimate(scores.metrics[result.task.main_metric])
     return value, result.title, result.pool, str(scores.n_scored), str(scores.n_patients), main
+
+
+def _cardiobench_lines(results: Sequence[Result]) -> list[str]:
+    """Return CardioBench's numbers: value, mean of replicates, interval over rows."""
+    known = [(result, result.cardiobench) for result in results if result.cardiobench is not None]
+    if not known:
+        return []
+    names = list(known[0][1]["metrics"])
+    rows: list[Row] = [("CardioBench's statistics", "pool", "n", *names)]
+    for result, numbers in known:
+        cells = (_theirs(numbers["metrics"][name]) for name in names)
+        rows.append((result.title, result.pool, str(numbers["n"]), *cells))
+    first = known[0][1]
+    off = [name.replace("_", "-") for name, is_on in first["habits"].items() if not is_on]
+    how = "rows" if first["habits"]["row_draws"] else "patients"
+    note = f"     95 % interval over {how}, {first['draws']} draws, seed {first['seed']}"
+    return ["", *aligned(rows), note + (f"; off: {', '.join(off)}" if off else "")]
+
+
+def _theirs(metric: Mapping[str, float | None]) -> str:
+    value, low, high = (metric[name] for name in ("value", "ci_low", "ci_high"))
+    if value is None:
+        return "-"
+    return f"{value:g}" if low is None or high is None else f"{value:g} [{low:.2f}, {high:.2f}]"
 
 
 def _footing(results: Sequence[Result]) -> list[str]:

@@ -1,0 +1,120 @@
+"""CardioBench's numbers of one result: rows in the order of its ground-truth file, its metrics, its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embedstore import Manifest
+from evaltools.cardiobench.metrics import (
+    VIEWS,
+    hard_label_metrics,
+    regression_metrics,
+    view_metrics,
+    view_probabilities,
+)
+from evaltools.cardiobench.statistics import DRAWS, SEED, Habits, Rows, Score, bootstrap, delta_row
+from evaltools.metrics import Floats
+from evaltools.result import Predictions
+from evaltools.task import Task
+
+__all__ = ["cardiobench_numbers", "file_order", "six_shares"]
+
+_OLDEST = ">=80"  # as its labels call the group that its list of groups calls 80
+
+
+def file_order(manifest: Manifest, task: Task, predictions: Predictions) -> Rows:
+    """Return the order in which the ground-truth file holds what was scored, (m,).
+
+    Clips and patients stand where their first row of the official table does; studies in the order of their ids.
+    """
+    names = predictions.clip_ids.astype(str)
+    if predictions.level == "study":
+        return np.argsort(names, kind="stable")
+    measured = f"{task.name}_row"  # EchoNet-LVH has a table a measurement
+    column = next((name for name in (measured, "source_row") if name in manifest.fields), None)
+    lines = list(range(len(manifest))) if column is None else manifest.column(column)
+    keys = manifest.clip_ids if predictions.level == "clip" else manifest.patients
+    first: dict[str, int] = {}
+    for key, line in zip(keys, lines, strict=True):
+        place = len(manifest) if line is None else int(line)
+        first[str(key)] = min(place, first.get(str(key), place))
+    places = np.array([first.get(name, len(manifest)) for name in names])
+    return np.lexsort((names, places))
+
+
+def six_shares(predictions: Predictions) -> Floats:
+    """Return shares of CardioBench's six views (m, 6); a view that is none of them counts as ``Other``."""
+    assert predictions.probabilities is not None
+    shares = np.zeros((len(predictions), len(VIEWS)))
+    for code, name in enumerate(predictions.classes):
+        shares[:, VIEWS.index(name) if name in VIEWS else -1] += predictions.probabilities[:, code]
+    return shares
+
+
+def _scorer(task: Task, predictions: Predictions, habits: Habits) -> Score:
+    if predictions.probabilities is None:
+        true, predicted = (np.asarray(of, dtype=np.float64) for of in (predictions.y_true, predictions.y_pred))
+        return lambda rows, rounded: regression_metrics(true[rows], predicted[rows], rounded=rounded)
+    if task.name == "view":
+        codes = np.array([VIEWS.index(name) if name in VIEWS else len(VIEWS) - 1 for name in predictions.y_true])
+        shares = view_probabilities(six_shares(predictions), other_from_sum=habits.other_from_sum)
+        return lambda rows, rounded: view_metrics(codes[rows], shares[rows], rounded=rounded)
+    names = {name: code for code, name in enumerate(predictions.classes)}
+    of_true, of_predicted = (
+        np.array([names[name] for name in of]) for of in (predictions.y_true, predictions.y_pred)
+    )
+    return lambda rows, rounded: hard_label_metrics(of_true[rows], of_predicted[rows], rounded=rounded)
+
+
+def cardiobench_numbers(
+    predictions: Predictions,
+    *,
+    task: Task,
+    order: Rows,
+    groups: Mapping[str, Sequence[Any]] | None = None,
+    habits: Habits | None = None,
+) -> dict[str, Any]:
+    """Return CardioBench's numbers as JSON values.
+
+    Parameters
+    ----------
+    order : (m,) int
+        From `file_order`.
+    groups : mapping of str to (m,) sequence
+        Column to the group of each scored row, None where it is unknown; metrics of each without interval, and the
+        largest difference.
+    """
+    chosen = habits or Habits()
+    score = _scorer(task, predictions, chosen)
+    patients = predictions.patients[order]
+    of_groups: dict[str, Any] = {}
+    for column, values in (groups or {}).items():
+        named = np.array([values[row] for row in order], dtype=object)
+        known = list(dict.fromkeys(name for name in named if name is not None))
+        if chosen.drop_oldest:
+            known = [name for name in known if name != _OLDEST]
+        scored = {str(name): dict(score(order[named == name], chosen.round_inside)) for name in known}
+        of_groups[column] = {
+            "groups": {
+                name: {"n": int((named == name).sum()), **{of: _json(value) for of, value in metrics.items()}}
+                for name, metrics in scored.items()
+            },
+            "delta": delta_row(scored),
+        }
+    return {
+        "n": len(predictions),
+        "metrics": bootstrap(
+            lambda rows, rounded: score(order[rows], rounded), len(order), patients=patients, habits=chosen
+        ),
+        "groups": of_groups,
+        "draws": DRAWS,
+        "seed": SEED,
+        "habits": chosen.to_dict(),
+    }
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else value
