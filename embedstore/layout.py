@@ -171,6 +171,10 @@ class StoreLayout:
         """Folder of one build under way."""
         return self.builds / build_key
 
+    def pull_folder(self, snapshot_id: str, selection_digest: str) -> Path:
+        """Folder to which a part of a snapshot is fetched before its import; an interrupted pull goes on in it."""
+        return self.builds / f"{STAGING_PREFIX}pull-{snapshot_id[:16]}-{selection_digest[:16]}"
+
     @property
     def folders(self) -> tuple[Path, ...]:
         """Every folder that a new store has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,86 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
 
 if TYPE_CHECKING:
     from embedstore.snapshot.export import ExportOutcome
-    from embedstore.snapshot.plan import ExportPlan
+    from embedstore.snapshot.plan import ExportPlan, ExportRequest
+    from embedstore.store import Store
 
-__all__ = ["create", "export", "import_", "ls", "verify"]
+__all__ = [
+    "create",
+    "export",
+    "export_options",
+    "export_request",
+    "import_",
+    "import_options",
+    "ls",
+    "take_in",
+    "verify",
+]
 
 _PREFIX = 12
 
+Command = Callable[..., Any]
+
 dataset_option = click.option("--dataset", "datasets", multiple=True, help="Data set to take; repeatable.")
 encoder_option = click.option("--encoder", "encoders", multiple=True, help="NAME[@VARIANT] to take; repeatable.")
+
+
+def _together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Make one decorator of several, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+export_options = _together(
+    [
+        click.option("--snapshot", "name", help="Tag or id; the newest without."),
+        dataset_option,
+        encoder_option,
+        click.option("--recipient", help="Who gets it: pseudonyms are drawn once for each. A new one without."),
+        click.option(
+            "--with-labels", "named", multiple=True, help="Columns to send beside the default ones, with commas."
+        ),
+        click.option("--drop", "dropped", multiple=True, help="Columns to leave out, with commas."),
+        click.option(
+            "--with-map", "map_file", type=click.Path(path_type=Path), help="Write the map of pseudonyms here."
+        ),
+        click.option(
+            "--join-key", type=click.Path(path_type=Path), help="Key that both labs hold, to join by content."
+        ),
+        click.option("--permission-ref", help="Where the permission to pass the data on stands."),
+        click.option(
+            "--accept-k", type=click.IntRange(1), default=5, show_default=True, help="Smallest group of patients."
+        ),
+        click.option("--contact", default="", help="Whom to ask, for the card."),
+        click.option("--note", default="", help="A sentence for the card."),
+        click.option("--sign", "key", type=click.Path(path_type=Path), help="SSH key to sign with."),
+    ]
+)
+
+import_options = _together(
+    [
+        dataset_option,
+        encoder_option,
+        click.option("--clips-only", is_flag=True, help="Leave the vectors of frames and windows out."),
+        click.option(
+            "--require-signature", type=click.Path(path_type=Path), help="Public key that must have signed."
+        ),
+        click.option("--allow-rollback", is_flag=True, help="Accept an older snapshot of the same sender."),
+        click.option(
+            "--labels-from", type=click.Path(path_type=Path), help="Parquet or CSV with clip_id and your labels."
+        ),
+        click.option(
+            "--map", "map_file", type=click.Path(path_type=Path), help="Map of pseudonyms that the sender gave."
+        ),
+        click.option(
+            "--join-key", type=click.Path(path_type=Path), help="Key that both labs hold, to join by content."
+        ),
+    ]
+)
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,6 +180,16 @@ def ls(store_path: Path, as_json: bool) -> None:
         say("no snapshot is tagged, and none was received or sent")
 
 
+def export_request(store: Store, name: str | None, **options: Any) -> ExportRequest:
+    """Return what `export_options` ask for."""
+    from embedstore.snapshot.plan import ExportRequest
+    from embedstore.snapshot.tags import find_snapshot
+
+    options |= {"named": _names(options["named"]), "dropped": _names(options["dropped"])}
+    accept = options.pop("accept_k")
+    return ExportRequest(snapshot_id=find_snapshot(store, name), accept_group=accept, **options)
+
+
 def _say_plan(plan: ExportPlan) -> None:
     say(f"recipient {plan.recipient}")
     for dataset in plan.datasets:
@@ -138,20 +221,8 @@ def _say_export(outcome: ExportOutcome) -> None:
 
 @click.command()
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--snapshot", "name", help="Tag or id; the newest without.")
-@dataset_option
-@encoder_option
-@click.option("--recipient", help="Who gets it: pseudonyms are drawn once for each. A new one without.")
-@click.option("--with-labels", "named", multiple=True, help="Columns to send beside the default ones, with commas.")
-@click.option("--drop", "dropped", multiple=True, help="Columns to leave out, with commas.")
-@click.option("--with-map", "map_file", type=click.Path(path_type=Path), help="Write the map of pseudonyms here.")
-@click.option("--join-key", type=click.Path(path_type=Path), help="Key that both labs hold, to join by content.")
-@click.option("--permission-ref", help="Where the permission to pass the data on stands.")
-@click.option("--accept-k", type=click.IntRange(1), default=5, show_default=True, help="Smallest group of patients.")
-@click.option("--contact", default="", help="Whom to ask, for the card.")
-@click.option("--note", default="", help="A sentence for the card.")
+@export_options
 @click.option("--archive", is_flag=True, help="Write TARGET as one deterministic .zip, more above 50 GB.")
-@click.option("--sign", "key", type=click.Path(path_type=Path), help="SSH key to sign with.")
 @click.option("--internal", is_flag=True, help="Whole copy for use within the lab; it is never pushed.")
 @click.option("--dry-run", is_flag=True, help="Say what happens to every column and write nothing.")
 @store_option
@@ -165,15 +236,12 @@ def export(
     Example: embedstore snapshot export for-lab-b --recipient lab-b --encoder panecho --permission-ref "mail of 1 May"
     """
     from embedstore.snapshot.export import export_snapshot
-    from embedstore.snapshot.plan import ExportRequest, make_plan
+    from embedstore.snapshot.plan import make_plan
     from embedstore.snapshot.signature import sign
-    from embedstore.snapshot.tags import find_snapshot
     from embedstore.store import Store
 
     store = Store.open(store_path)
-    options |= {"named": _names(options["named"]), "dropped": _names(options["dropped"])}
-    accept = options.pop("accept_k")
-    request = ExportRequest(snapshot_id=find_snapshot(store, name), accept_group=accept, **options)
+    request = export_request(store, name, **options)
     if dry_run:
         plan = make_plan(store, request)
         emit_json({"dry_run": True, **plan.to_dict()}) if as_json else _say_plan(plan)
@@ -186,51 +254,47 @@ def export(
 
 @click.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
-@dataset_option
-@encoder_option
-@click.option("--clips-only", is_flag=True, help="Leave the vectors of frames and windows out.")
+@import_options
 @click.option("--id", "pinned_id", help="The snapshot id that it must have, or its beginning.")
-@click.option("--require-signature", type=click.Path(path_type=Path), help="Public key that must have signed.")
-@click.option("--allow-rollback", is_flag=True, help="Accept an older snapshot of the same sender.")
-@click.option("--labels-from", type=click.Path(path_type=Path), help="Parquet or CSV with clip_id and your labels.")
-@click.option("--map", "map_file", type=click.Path(path_type=Path), help="Map of pseudonyms that the sender gave.")
-@click.option("--join-key", type=click.Path(path_type=Path), help="Key that both labs hold, to join by content.")
 @store_option
 @json_option
 @debug_option
-def import_(
-    source: Path,
-    datasets: tuple[str, ...],
-    encoders: tuple[str, ...],
-    clips_only: bool,
-    pinned_id: str | None,
-    require_signature: Path | None,
-    allow_rollback: bool,
-    labels_from: Path | None,
-    map_file: Path | None,
-    join_key: Path | None,
-    store_path: Path,
-    as_json: bool,
-) -> None:
+def import_(source: Path, pinned_id: str | None, store_path: Path, as_json: bool, **options: Any) -> None:
     """Import a snapshot from a folder or archive, after it was checked in quarantine; then evaluate it.
 
     Example: embedstore snapshot import for-lab-b --labels-from my.parquet
     """
+    pinned_id = None if pinned_id is None else pinned_id.removeprefix("sha256:")
+    take_in(source, pinned_id=pinned_id, store_path=store_path, as_json=as_json, **options)
+
+
+def take_in(
+    source: Path,
+    *,
+    pinned_id: str | None,
+    store_path: Path,
+    as_json: bool,
+    extra: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Import a snapshot as `import_options` say, and print what came; ``extra`` is added to the JSON document."""
     from embedstore.snapshot.describe import Selection
     from embedstore.snapshot.importing import ImportRequest, import_snapshot
     from embedstore.snapshot.labels import join_labels, read_labels
     from embedstore.snapshot.pseudonyms import read_join_key, read_map
     from embedstore.store import Store
 
-    labels = None if labels_from is None else read_labels(labels_from)
-    pseudonyms = None if map_file is None else read_map(map_file)
-    shared_key = None if join_key is None else read_join_key(join_key)
+    labels = None if options["labels_from"] is None else read_labels(options["labels_from"])
+    pseudonyms = None if options["map_file"] is None else read_map(options["map_file"])
+    shared_key = None if options["join_key"] is None else read_join_key(options["join_key"])
     store = Store.create(store_path)
     request = ImportRequest(
-        selection=Selection(datasets=datasets, encoders=encoders, clips_only=clips_only),
-        pinned_id=None if pinned_id is None else pinned_id.removeprefix("sha256:"),
-        signer_key=require_signature,
-        allow_rollback=allow_rollback,
+        selection=Selection(
+            datasets=options["datasets"], encoders=options["encoders"], clips_only=options["clips_only"]
+        ),
+        pinned_id=pinned_id,
+        signer_key=options["require_signature"],
+        allow_rollback=options["allow_rollback"],
     )
     outcome = import_snapshot(store, source, request)
     document = outcome.to_dict()
@@ -239,7 +303,7 @@ def import_(
         names = document["datasets"]
         joined = join_labels(store, labels, datasets=names, pseudonyms=pseudonyms, join_key=shared_key)
     if as_json:
-        emit_json({**document, "labels": [entry.to_dict() for entry in joined]})
+        emit_json({**document, **(extra or {}), "labels": [entry.to_dict() for entry in joined]})
         return
     say(f"snapshot {outcome.snapshot.id[:_PREFIX]}: {outcome.trust}")
     for entry in outcome.snapshot.sets_of(outcome.selection):

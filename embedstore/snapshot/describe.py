@@ -181,6 +181,11 @@ class Selection(_Part):
         """Whether nothing is left out."""
         return self == Selection()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is chosen."""
+        return sha256_hex(canonical_json(self.model_dump(mode="json")))
+
 
 class SentSnapshot(_Part):
     """The document of a sent snapshot.

@@ -1,0 +1,104 @@
+"""Push and pull as commands: what lab A sends is what lab B evaluates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import embedstore
+from embedstore.snapshot.describe import DOCUMENT_FILE
+from embedstore.store import Store
+from tests.plugin.fault_server import fault_server
+from tests.plugin.small_sets import add_set, content_of, manifest_of, run_program, spec_of
+
+CLIPS = {f"clip{number}": 1 for number in range(8)}
+PERMIT = ("--permission-ref", "letter of 2 May", "--recipient", "lab-b")
+
+
+@pytest.fixture
+def lab_a(tmp_path: Path) -> Path:
+    store = Store.create(tmp_path / "a")
+    store.add_manifest(manifest_of({clip_id: clip_id for clip_id in CLIPS}, ids="public"))
+    for name in ("small", "other"):
+        add_set(store, CLIPS, spec=spec_of(name))
+    return tmp_path / "a"
+
+
+def test_what_is_pushed_can_be_pulled_and_read(
+    lab_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share, lab_b = tmp_path / "share", tmp_path / "b"
+    assert run_program("snapshot", "push", str(share), *PERMIT, "--store", lab_a, "--json") == 0
+    pushed = json.loads(capsys.readouterr().out)
+    with fault_server(share) as server:
+        pinned = f"{server.url}@sha256:{pushed['snapshot']}"
+        assert run_program("snapshot", "pull", pinned, "--encoder", "small", "--store", lab_b, "--json") == 0
+    pulled = json.loads(capsys.readouterr().out)
+    assert pulled["trust"] == "intact, unsigned"
+    assert 0 < pulled["files_absent"] < pushed["files"]
+    (entry,) = embedstore.open(lab_b).entries()
+    assert entry.encoder == "small"
+    mine = content_of(embedstore.open(lab_a).get(dataset="mine", encoder="small"))
+    assert content_of(embedstore.open(lab_b).get(dataset="mine", encoder="small")) == mine
+    assert not [path for path in (lab_b / "builds").iterdir() if path.name.startswith(".staging")]
+
+
+def test_the_licence_gate_stands_before_a_push(
+    lab_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_program("snapshot", "push", str(tmp_path / "share"), "--store", lab_a) == 4
+    assert "permission" in capsys.readouterr().err
+    assert not (tmp_path / "share").exists()
+
+
+def test_an_internal_copy_is_not_pushed(lab_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program("snapshot", "export", str(tmp_path / "copy"), "--internal", "--store", lab_a) == 0
+    assert run_program("snapshot", "push", str(tmp_path / "share"), "--from", str(tmp_path / "copy")) == 4
+    assert "internal copy" in capsys.readouterr().err
+
+
+def test_an_interrupted_pull_shows_nothing_and_goes_on(
+    lab_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, lab_b = tmp_path / "sent", tmp_path / "b"
+    assert run_program("snapshot", "export", str(sent), *PERMIT, "--store", lab_a) == 0
+    monkeypatch.setattr("embedstore.snapshot.fetch.FetchOptions.attempts", 1)
+    with fault_server(sent) as server:
+        server.fail("long", only=r"frames/c/0/0")
+        assert run_program("snapshot", "pull", server.url, "--store", lab_b) == 4
+        assert "is longer than" in capsys.readouterr().err
+        assert embedstore.open(lab_b).entries() == []
+        server.fail(None)
+        before = len(server.requests)
+        assert run_program("snapshot", "pull", server.url, "--store", lab_b) == 0
+        again = {path for path, _ in server.requests[before:]}
+    assert len(embedstore.open(lab_b).entries()) == 2
+    assert any(path.endswith("frames/c/0/0") for path in again)
+    assert (sent / DOCUMENT_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("pull", "nowhere"), 2, "there is no snapshot at nowhere"),
+        (("pull", "http://93.184.216.34/x"), 4, "use https"),
+        (("pull", "nowhere@sha256:12"), 2, "64 hexadecimal digits"),
+        (("push", "ftp://x/y", "--from", "z"), 2, "snapshots lie in a folder"),
+    ],
+)
+def test_bad_addresses_are_one_sentence(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_program("snapshot", *arguments) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert list(tmp_path.iterdir()) == []
