@@ -156,6 +156,7 @@ def augmented_manifest(
     UnknownNameError, ContentError
         As `retrieval_augmented`.
     """
+    task = options.task_of(task)
     if options.cv is not None:
         raise UnknownNameError("retrieval of candidates fits nothing, so it has no folds; leave --cv out")
     require_dims(bank, source.clips.shape[1], title=source.spec.title, dataset=source.dataset)

@@ -130,6 +130,7 @@ def heads_manifest(
     UnknownNameError, ContentError
         As `heads`.
     """
+    task = options.task_of(task)
     if options.cv is not None:
         raise UnknownNameError("published heads are not fitted, so they have no folds; leave --cv out")
     read = [read_head(one.bank, one.asked.head, one.source) for one in sources]

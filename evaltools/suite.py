@@ -14,6 +14,7 @@ from embedstore import Store, __version__
 from embedstore.errors import FormatError, UnknownNameError, did_you_mean
 from embedstore.identity import digest_json
 from embedstore.safe_yaml import read_yaml
+from evaltools.head_tasks import head_task
 from evaltools.heads import HEADS_PROTOCOL
 from evaltools.knn import KnnOptions, knn_protocols
 from evaltools.probe_options import Statistics
@@ -220,6 +221,8 @@ def plan_jobs(
                     continue
                 named = [title for title, _ in of_dataset if not titles or _matches(title, titles)]
                 asked = tuple(_of_variant(named, suite.variant))
+                if entry.command == "heads":
+                    asked = tuple(title for title in asked if head_task(title.split("@")[0], task.name))
                 if not asked:
                     continue
                 for name, digest in _protocols(entry, task):

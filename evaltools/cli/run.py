@@ -85,8 +85,10 @@ def run(store_path: Path, as_json: bool, **given: Any) -> None:
     if as_json:
         emit_json({**done.to_dict(), "out": str(given["out"])})
     else:
-        for skipped in done.skipped:
-            say(f"skipped {skipped['command']} of {skipped['task']} on {skipped['dataset']}: {skipped['reason']}")
+        for reason in dict.fromkeys(skipped["reason"] for skipped in done.skipped):
+            of = [f"{one['task']} on {one['dataset']}" for one in done.skipped if one["reason"] == reason]
+            more = f" and {len(set(of)) - 1} more" if len(set(of)) > 1 else ""
+            say(f"skipped {of[0]}{more}: {reason}")
         say(
             f"{len(done.results)} results of {done.n_computed} jobs computed and {done.n_reused} kept, "
             f"{len(done.skipped)} skipped, in {done.seconds:.1f} s: {given['out'] / 'results.parquet'}"

@@ -35,7 +35,7 @@ sup { color: var(--accent); }
 .plots { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; margin: 1rem 0; }
 figure { margin: 0; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
-svg .quiet { fill: var(--quiet); }
+svg .quiet { fill: var(--quiet); font-size: 12px; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; }
 code { font-size: .85em; }
