@@ -10,7 +10,7 @@ from typing import Any
 
 from embedstore.files import FileRecord
 from embedstore.identity import sha256_hex
-from embedstore.snapshot.describe import CARD_FILE, CROISSANT_FILE, SUMS_FILE, SentSnapshot
+from embedstore.snapshot.describe import CARD_FILE, CROISSANT_FILE, SUMS_FILE, SentSnapshot, one_line
 
 __all__ = ["card_bytes", "croissant_bytes", "side_files"]
 
@@ -35,7 +35,7 @@ def _size(n_bytes: int) -> str:
 
 def _cell(text: str) -> str:
     """Return text for one cell of a table of Markdown: one line, no markup of its own."""
-    flat = " ".join(text.split())
+    flat = one_line(text)
     return "".join(f"\\{letter}" if letter in "\\|`*_[]<>#!" else letter for letter in flat)
 
 

@@ -28,7 +28,7 @@ from embedstore.layout import (
 from embedstore.manifest import Manifest
 from embedstore.manifest.stored import HEADER_KEY
 from embedstore.shards import ArrayDescription, group_metadata, shard_index
-from embedstore.snapshot.describe import PromptsPart, Selection, SentDataset, SentSet, SentSnapshot
+from embedstore.snapshot.describe import PromptsPart, Selection, SentDataset, SentSet, SentSnapshot, one_line
 from embedstore.snapshot.tables import bound_table, read_table
 from embedstore.snapshot.verify import VerifyProblem, verify_bank, verify_set
 from embedstore.spec import EncoderSpec
@@ -193,7 +193,7 @@ class Contents:
         if found != (dataset.name, dataset.manifest_id, dataset.media_digest, dataset.annotations_digest):
             raise HostileInputError(f"{dataset.manifest_path} holds another manifest than the snapshot says")
         facts = manifest.dataset
-        if (facts.licence, facts.title) != (dataset.licence, dataset.title):
+        if (one_line(facts.licence), one_line(facts.title)) != (dataset.licence, dataset.title):
             raise HostileInputError(f"{dataset.manifest_path} states another licence than the snapshot says")
         for name in (name for name, declared in manifest.fields.items() if declared.kind in ("text", "category")):
             for text in manifest.table.column(name).unique().to_pylist():

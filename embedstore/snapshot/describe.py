@@ -11,7 +11,6 @@ finds out whether the claim holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -39,6 +38,8 @@ __all__ = [
     "SentFile",
     "SentSet",
     "SentSnapshot",
+    "one_line",
+    "partial_bytes",
     "read_partial",
 ]
 
@@ -260,6 +261,7 @@ class SentSnapshot(_Part):
             raise HostileInputError(f"{source} is larger than {MAX_DOCUMENT_BYTES} bytes")
         described = parse_json(payload, source=source)
         _require_shallow(described, source=source)
+        _require_printable(described, source=source)
         version = described.get("format") if isinstance(described, dict) else None
         if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
             needs = str(described.get("needs", "a newer version"))[:20]
@@ -330,6 +332,31 @@ class SentSnapshot(_Part):
         digests = {file.path: file.sha256 for file in self.files} | {DOCUMENT_FILE: self.id}
         digests |= {name: record.sha256 for name, record in sides.items()}
         return "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())).encode()
+
+
+def one_line(text: str) -> str:
+    """Return text as a document may hold it: one line, without characters that steer a terminal.
+
+    Examples
+    --------
+    >>> one_line("A data set\\n  of clips\\x1b[31m")
+    'A data set of clips?[31m'
+    """
+    flat = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in flat)
+
+
+def _require_printable(described: Any, *, source: str) -> None:
+    if isinstance(described, str):
+        if not described.isprintable():
+            raise HostileInputError(f"{source} holds control characters")
+    elif isinstance(described, list):
+        for child in described:
+            _require_printable(child, source=source)
+    elif isinstance(described, dict):
+        for key, child in described.items():
+            _require_printable(key, source=source)
+            _require_printable(child, source=source)
 
 
 def _is_beyond_clips(file: SentFile) -> bool:
@@ -404,13 +431,3 @@ def read_partial(folder: Path, snapshot_id: str) -> Selection:
 def partial_bytes(snapshot_id: str, selection: Selection) -> bytes:
     """Return ``partial.json`` for a transfer that leaves something out."""
     return canonical_json({"snapshot": snapshot_id, "selection": selection.model_dump(mode="json")})
-
-
-def folders_of(names: Collection[tuple[str, str]], *, name: Callable[[str], str]) -> Iterator[str]:
-    """Yield a folder ``emb/DATASET/ENCODER`` for each pair; pairs whose folders would be one get a number."""
-    seen: dict[str, int] = {}
-    for dataset, encoder in names:
-        folder = f"emb/{name(dataset)}/{name(encoder)}"
-        count = seen.get(folder.casefold(), 0)
-        seen[folder.casefold()] = count + 1
-        yield folder if not count else f"{folder}-{count + 1}"

@@ -29,6 +29,7 @@ from embedstore.snapshot.describe import (
     SentFile,
     SentSet,
     SentSnapshot,
+    one_line,
 )
 from embedstore.snapshot.disclosure import note_disclosure
 from embedstore.snapshot.leaks import scan_export
@@ -159,8 +160,8 @@ def _write(store: Store, plan: ExportPlan, request: ExportRequest, folder: Path)
         version=plan.version,
         parents=tuple(sorted(_parents(plan))),
         internal=request.internal,
-        contact=request.contact,
-        note=request.note,
+        contact=one_line(request.contact),
+        note=one_line(request.note),
         datasets=tuple(datasets),
         sets=tuple(sets),
         prompts=tuple(banks),
@@ -200,11 +201,11 @@ def _write_dataset(
     patients = None if manifest.patient_ids == "unknown" else len(set(manifest.patients))
     sent = SentDataset(
         name=manifest.name,
-        title=facts.title,
-        licence=facts.licence,
+        title=one_line(facts.title),
+        licence=one_line(facts.licence),
         redistribution=dataset.redistribution,
-        citation=facts.citation,
-        source=facts.source,
+        citation=one_line(facts.citation),
+        source=one_line(facts.source),
         synthetic=facts.synthetic,
         ids="internal" if is_internal else naming.ids,
         digests="internal" if is_internal else naming.digests,
@@ -321,8 +322,8 @@ def _describe_set(sent: EmbeddingSet, folder: str) -> tuple[SentSet, list[SentFi
         frame_dim=spec.frame_dim,
         n_failed=sent.n_failed,
         weights_sha256=spec.weights_sha256,
-        licence=str(sent.provenance.get("licence") or "unknown"),
-        licence_forbids=str(sent.provenance.get("licence_forbids") or ""),
+        licence=one_line(str(sent.provenance.get("licence") or "unknown")),
+        licence_forbids=one_line(str(sent.provenance.get("licence_forbids") or "")),
     )
     return entry, files
 
@@ -351,7 +352,7 @@ def _write_banks(plan: ExportPlan, folder: Path, *, is_internal: bool) -> tuple[
 
 
 def _bank_part(bank: VectorBank, place: str) -> PromptsPart:
-    licence = str(bank.provenance.get("licence") or "unknown")
+    licence = one_line(str(bank.provenance.get("licence") or "unknown"))
     return PromptsPart(
         id=bank.bank_id, folder=place, kind=bank.kind, name=bank.name, encoder=bank.encoder, licence=licence
     )

@@ -14,6 +14,7 @@ from embedstore.bank import BANK_KINDS, VectorBank
 from embedstore.errors import PolicyError, UnknownNameError, did_you_mean
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.manifest import Manifest
+from embedstore.snapshot.describe import one_line
 from embedstore.snapshot.outgoing import Naming
 from embedstore.snapshot.policy import (
     MIN_GROUP,
@@ -221,7 +222,7 @@ def make_plan(store: Store, request: ExportRequest) -> ExportPlan:
             rules += table_rules(ids=naming.ids, digests=naming.digests)
         set_ids = [item.set_id for item in sets]
         before = [ref for dataset in received.binding(entry.name, set_ids) for ref in dataset.permission_refs]
-        refs = [*before, request.permission_ref] if request.permission_ref else before
+        refs = [*before, one_line(request.permission_ref)] if request.permission_ref else before
         plans.append(
             DatasetPlan(
                 manifest=manifest,
