@@ -316,3 +316,13 @@ def test_models_are_built_without_drawing_weights() -> None:
     assert table.weight.shape == (100, 64)
     assert model.linear1.weight.requires_grad
     assert not torch.equal(torch.nn.Linear(2, 2).weight, torch.nn.Linear(2, 2).weight), "the block is not left"
+
+
+def test_truncated_normals_end_whatever_memory_holds() -> None:
+    memory = torch.full((64,), 99.0)
+    with without_initialisation():
+        torch.nn.init.trunc_normal_(memory, std=0.02)
+        torch.nn.init.trunc_normal_(memory, mean=3.0, std=1.0, a=2.0, b=4.0)
+        torch.nn.init.normal_(memory, 1.0, 2.0)
+        assert torch.nn.init.trunc_normal_(torch.full((4,), float("nan"))) is not None
+    assert torch.equal(memory, torch.full((64,), 3.0))
