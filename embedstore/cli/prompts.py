@@ -85,23 +85,19 @@ def add(file: str, encoders: tuple[str, ...], file_format: str, store_path: Path
 
     Example: embedstore prompts add mine.yaml --encoder echo-clip
     """
-    from embedstore.build.banks import find_owner
-    from embedstore.build.prompts import add_banks
+    from embedstore.build.prompts import AddRequest, add_banks
     from embedstore.store import Store
 
-    weights = named_paths(options["weights"], option="--weights")
-    trusted = named_digests(options["trusted"], option="--trust-checkpoint")
-    pickles = named_digests(options["pickles"], option="--trust-pickle")
-
-    store = Store.open(store_path)
-
-    def note(sentence: str) -> None:
-        say(sentence, err=True)
-
-    owners = [
-        find_owner(title, weights=weights, trusted=trusted, device=options["device"], note=note) for title in encoders
-    ]
-    outcomes = add_banks(store, file, owners, file_format=file_format, pickles=pickles, note=note)
+    request = AddRequest(
+        file=file,
+        encoders=encoders,
+        file_format=file_format,
+        weights=named_paths(options["weights"], option="--weights"),
+        trusted=named_digests(options["trusted"], option="--trust-checkpoint"),
+        pickles=named_digests(options["pickles"], option="--trust-pickle"),
+        device=options["device"],
+    )
+    outcomes = add_banks(Store.open(store_path), request, note=lambda sentence: say(sentence, err=True))
     if options["as_json"]:
         emit_json({"banks": [outcome.to_dict() for outcome in outcomes]})
         return
