@@ -26,7 +26,15 @@ from encoders.safetensors_file import read_header
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_head", "check_whole", "load_exactly", "open_checkpoint", "sha256_of_file", "without_initialisation"]
+__all__ = [
+    "check_head",
+    "check_whole",
+    "load_exactly",
+    "open_checkpoint",
+    "open_tensor",
+    "sha256_of_file",
+    "without_initialisation",
+]
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ANNEX_POINTER = b"/annex/objects/"
@@ -213,12 +221,37 @@ def _open_safetensors(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def open_tensor(path: Path) -> torch.Tensor:
+    """Open a torch file that holds one tensor, on the CPU, running none of its code.
+
+    Raises
+    ------
+    StorageError, CorruptionError, HostileInputError
+        As `open_checkpoint`.
+    FormatError
+        The file opens, but holds something else.
+    """
+    import torch
+
+    check_head(path)
+    opened = _open_anything(path, stand_ins=False)
+    if not isinstance(opened, torch.Tensor):
+        raise FormatError(f"{path} holds a {type(opened).__name__}, not a tensor")
+    return opened
+
+
 def _open_torch(path: Path, *, stand_ins: bool) -> dict[str, Any]:
+    opened = _open_anything(path, stand_ins=stand_ins)
+    if not isinstance(opened, Mapping):
+        raise FormatError(f"checkpoint {path} holds a {type(opened).__name__}, not a mapping of names to tensors")
+    return dict(opened)
+
+
+def _open_anything(path: Path, *, stand_ins: bool) -> Any:
     names: set[str] = set()
     while True:
         try:
-            opened = _load(path, names)
-            break
+            return _load(path, names)
         except _UNREADABLE as error:
             if _PROGRAM in str(error):
                 raise HostileInputError(
@@ -242,9 +275,6 @@ def _open_torch(path: Path, *, stand_ins: bool) -> dict[str, Any]:
                 ) from error
             # torch names a builtin without its module.
             names |= {name, f"builtins.{name}"}
-    if not isinstance(opened, Mapping):
-        raise FormatError(f"checkpoint {path} holds a {type(opened).__name__}, not a mapping of names to tensors")
-    return dict(opened)
 
 
 def _load(path: Path, names: set[str]) -> Any:
