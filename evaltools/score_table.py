@@ -30,6 +30,7 @@ from evaltools.controls import (
     study_features,
 )
 from evaltools.cross_validation import cross_targets, parse_cv
+from evaltools.detail import EF_CUTOFFS_PCT, agreement, calibration, cutoff_auroc, subgroup_gap
 from evaltools.features import Located, VectorSource, pool_vectors
 from evaltools.fitting import Fitted, Targets, class_order, fit_and_predict
 from evaltools.metrics import Floats
@@ -301,6 +302,7 @@ class ScoreTable:
             provenance=self._provenance(source, fitted),
             predictions=self._predictions(fitted.predictions),
             axis=dict(axis or {}),
+            extras=self._detail(fitted.predictions),
             row=self.row,
             units_missing=self._units_missing,
         )
@@ -321,9 +323,34 @@ class ScoreTable:
             return ()
         return tuple(self.level.without(self.whole or self.asked))
 
-    def _groups(self, group: Subgroup, predictions: Floats) -> Mapping[str, GroupScores]:
+    def _detail(self, predictions: Floats) -> dict[str, Any]:
+        """Return what stands beside the metrics, see `evaltools.detail`."""
+        task, targets, made = self.scored.task, self.level.targets, self.level.predictions(predictions)
+        draws, seed = self.options.draws, self.seed("bootstrap")
+        detail: dict[str, Any] = {}
+        if targets.kind == "classification":
+            detail["calibration"] = calibration(targets, made, draws=draws, seed=seed)
+        else:
+            detail["agreement"] = agreement(targets, made, draws=draws, seed=seed)
+            if task.name == "lvef":
+                detail["cutoffs"] = {
+                    f"{cutoff:g}": cutoff_auroc(targets, made, cutoff=cutoff, draws=draws, seed=seed).to_dict()
+                    for cutoff in EF_CUTOFFS_PCT
+                }
+        gaps = {
+            group.column: subgroup_gap(
+                targets, made, self._group_names(group), metric=task.main_metric, draws=draws, seed=seed
+            )
+            for group in self._subgroups()
+        }
+        return {**detail, "gaps": gaps} if gaps else detail
+
+    def _group_names(self, group: Subgroup) -> npt.NDArray[Any]:
         values = [group.group_of(value) for value in self.level.column(self.scored.column(group.column))]
-        names = np.array([_group_name(value) for value in values], dtype=object)
+        return np.array([_group_name(value) for value in values], dtype=object)
+
+    def _groups(self, group: Subgroup, predictions: Floats) -> Mapping[str, GroupScores]:
+        names = self._group_names(group)
         found = set(names)
         groups = [name for name in (*group.labels, _UNKNOWN_GROUP) if name in found] if group.edges else []
         groups = groups or sorted(found, key=class_order)

@@ -153,7 +153,7 @@ class UnfittedTable(ScoreTable):
                 controls = {"mean": _refused(names, _NO_TRAIN), **controls}
             controls["metadata"] = _refused(names, _NOT_FITTED)
         notes = (*result.provenance.notes, *extras.get("notes", ()))
-        kept = {name: value for name, value in extras.items() if name != "notes"}
+        kept = {**result.extras, **{name: value for name, value in extras.items() if name != "notes"}}
         return replace(result, controls=controls, extras=kept, provenance=replace(result.provenance, notes=notes))
 
 

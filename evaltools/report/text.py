@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from evaltools.resample import Estimate
 from evaltools.result import GroupScores, Result
@@ -160,10 +161,35 @@ def _footing(results: Sequence[Result]) -> list[str]:
                 f"{result.counts.n_dropped} left out because another row lacks them"
             )
         lines += _copies_lines(result, who)
+        lines += _detail_lines(result, who)
         reasons = {estimate.ci_reason for estimate in result.metrics.values() if estimate.ci_reason}
         lines += [f"{who}: no interval ({reason})" for reason in sorted(reasons)]
         lines += [f"{who}: {note}" for note in result.provenance.notes]
     return lines
+
+
+def _detail_lines(result: Result, who: str) -> list[str]:
+    """Say how values agree or shares are calibrated, and how far apart the best and worst group are."""
+    extras = result.extras
+    lines = []
+    if "calibration" in extras:
+        found = {name: format_estimate(_read(extras["calibration"][name])) for name in ("ece", "brier", "nll")}
+        lines.append(f"{who}: ECE {found['ece']}, Brier {found['brier']}, NLL {found['nll']}")
+    if "agreement" in extras:
+        found = {name: format_estimate(_read(one)) for name, one in extras["agreement"].items()}
+        lines.append(f"{who}: bias {found['bias']}, limits of agreement {found['loa_low']} and {found['loa_high']}")
+    for cutoff, one in extras.get("cutoffs", {}).items():
+        lines.append(f"{who}: AUROC below {cutoff} {result.task.unit} {format_estimate(_read(one))}")
+    for column, one in extras.get("gaps", {}).items():
+        if one is not None:
+            gap = _read(one["gap"])
+            why = f" (no interval: {gap.ci_reason})" if gap.ci_reason else ""
+            lines.append(f"{who}: {column} {one['best']} less {one['worst']}, {format_estimate(gap)}{why}")
+    return lines
+
+
+def _read(stated: Mapping[str, Any]) -> Estimate:
+    return Estimate(stated["value"], stated["ci_low"], stated["ci_high"], stated.get("ci_reason"))
 
 
 def _copies_lines(result: Result, who: str) -> list[str]:
