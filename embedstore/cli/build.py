@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.launching import launch_options, launch_request
 from embedstore.cli.options import named_digests, named_paths
 from embedstore.errors import EXIT_OK, EXIT_PARTIAL
 
@@ -105,6 +107,7 @@ def _report_banks(banks: Sequence[BankOutcome]) -> None:
 @click.option("--no-frames", is_flag=True, help="Store no frame vectors.")
 @click.option("--on-error", type=click.Choice(["record", "stop"]), default="record", show_default=True)
 @click.option("--shard", help="I/N, or auto: this worker's share of the work units.")
+@launch_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @store_option
 @json_option
@@ -115,11 +118,13 @@ def build(ctx: click.Context, /, **options: Any) -> None:
 
     Example: embedstore build --encoder efficientnet-lite0
     """
+    from embedstore.build.launchers import array_script, launch
     from embedstore.build.run import BuildRequest, Progress, build_sets
     from embedstore.build.shard import parse_shard
     from embedstore.store import Store
 
     as_json = options.pop("as_json")
+    launched = launch_request(ctx)
     request = BuildRequest(
         encoders=options["encoders"],
         manifests=options["manifests"],
@@ -146,13 +151,24 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         begin=bar.begin, clip=bar.clip, note=lambda sentence: say(sentence, err=True), bank=banks.append
     )
     try:
-        outcomes = build_sets(Store.create(options["store_path"]), request, progress=progress)
+        store = Store.create(options["store_path"])
+        if launched is None:
+            outcomes = build_sets(store, request, progress=progress)
+        else:
+            outcomes = launch(store, request, launched, launcher=options["launcher"], progress=progress)
     finally:
         with suppress(OSError):
             bar.close()
+    script = None
+    if launched is not None and options["launcher"] == "slurm" and request.dry_run:
+        script = array_script(launched, folder=Path.cwd())
     if as_json:
         sets = [outcome.to_dict() for outcome in outcomes]
-        emit_json({"sets": sets, "banks": [bank.to_dict() for bank in banks]})
+        emit_json(
+            {"sets": sets, "banks": [bank.to_dict() for bank in banks], **({"script": script} if script else {})}
+        )
+    elif script is not None:
+        click.echo(script, nl=False)
     else:
         _report(outcomes)
         for bank in banks:
