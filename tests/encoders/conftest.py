@@ -219,3 +219,42 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
         return made[name]
 
     return build
+
+
+@pytest.fixture
+def embed_folder(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that writes small clips and a still, runs ``embedstore build`` on them, and opens the set.
+
+    It takes ``NAME[@VARIANT]``, the weights, the frames of each clip by id (1 is a PNG) and further options of the
+    command; media are those of `clip_files.moving_frames`.
+    """
+    from click.testing import CliRunner
+    from clip_files import moving_frames, write_avi
+    from PIL import Image
+
+    import embedstore
+    from embedstore.cli.main import program
+
+    def run(*arguments: object) -> None:
+        done = CliRunner().invoke(program, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+
+    def build(encoder: str, weights: Path, lengths: dict[str, int], *options: object) -> Any:
+        root, store = tmp_path / "clips", tmp_path / "store"
+        if not store.exists():
+            for seed, (name, n_frames) in enumerate(lengths.items()):
+                frames = moving_frames(seed, n_frames=n_frames)
+                if n_frames > 1:
+                    write_avi(root / f"{name}.avi", frames)
+                else:
+                    root.mkdir(exist_ok=True)
+                    Image.fromarray(frames[0]).save(root / f"{name}.png")
+            table = tmp_path / "m.parquet"
+            run("manifest", "make", "folder", "--root", root, "--name", "clips", "--store", store, "-o", table)
+            run("manifest", "add", table, "--store", store)
+        name = encoder.partition("@")[0]
+        given = ["--weights", f"{name}={weights}", "--device", "cpu", "--workers", 0, "--batch-size", 2]
+        run("build", "--encoder", encoder, "--store", store, *given, *options)
+        return embedstore.open(store).get(dataset="clips", encoder=encoder)
+
+    return build

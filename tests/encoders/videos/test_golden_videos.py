@@ -1,8 +1,8 @@
 """Vectors kept from one day to the next: no release of a library may move them unnoticed.
 
-The models are the small ones of `small_videos`, their numbers drawn by numpy; the window is the first of the A4C clip.
-Other tests hold the same models against other implementations. Write the file anew, after a change that is meant,
-with ``EMBEDSTORE_WRITE_GOLDEN=1``.
+The models are the small ones of `small_videos`, their numbers drawn by numpy; the window is the first of the A4C
+clip. Other tests hold the same models against other implementations. Write the file anew, after a change that is
+meant, with ``EMBEDSTORE_WRITE_GOLDEN=1``.
 """
 
 from __future__ import annotations
