@@ -94,6 +94,19 @@ def test_no_pickle_and_no_eval() -> None:
             )
 
 
+def test_one_module_unpickles_by_an_allow_list_and_no_other() -> None:
+    loaders = {"load", "loads", "Unpickler", "_Unpickler"}
+    for path in files_of("encoders"):
+        used = {
+            node.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pickle"
+        }
+        assert not used & loaders or (path.name, used & loaders) == ("unpickle_child.py", {"Unpickler"}), path
+        assert not {"pickle.load", "pickle.loads", "pickle.Unpickler"} & imported_modules(path), path
+        assert not any(name.partition(".")[0] in {"dill", "cloudpickle", "joblib"} for name in imported_modules(path))
+
+
 _PROBE = """
 import sys
 {statement}

@@ -11,12 +11,14 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
 from embedstore.errors import AmbiguousNameError, CorruptionError, UnknownNameError
 
 if TYPE_CHECKING:
+    from embedstore.bank import VectorBank
     from embedstore.build.recompute import RecomputeOutcome
     from embedstore.embedding_set import EmbeddingSet
     from embedstore.snapshot.verify import VerifyOutcome
     from embedstore.store import Store
 
 _PREFIX = 12
+_LEAST_PREFIX = 4
 
 
 def _listed(opened: EmbeddingSet) -> dict[str, Any]:
@@ -43,16 +45,18 @@ def _listed(opened: EmbeddingSet) -> dict[str, Any]:
 @json_option
 @debug_option
 def ls(store_path: Path, as_json: bool) -> None:
-    """List the sets of the store.
+    """List the sets of the store, and its banks of prompts, heads and candidates.
 
     Example: embedstore ls
     """
+    from embedstore.cli.prompts import listed_bank
     from embedstore.store import Store
 
     store = Store.open(store_path)
     sets = [_listed(store.open_set(entry.set_id)) for entry in store.entries()]
+    banks = [listed_bank(bank) for bank in store.banks()]
     if as_json:
-        emit_json({"sets": sets})
+        emit_json({"sets": sets, "banks": banks})
         return
     if not sets:
         say("the store has no set yet; build one with embedstore build --encoder NAME")
@@ -67,12 +71,15 @@ def ls(store_path: Path, as_json: bool) -> None:
             f"{s['dataset']:<{widest}}  {titles[s['set']]:<{width}}  {s['clips']:>7} {s['frames']:>8} {s['dim']:>5} "
             f"{s['bytes'] / 1e6:>8.1f} {s['failed']:>6}  {s['set'][:_PREFIX]}"
         )
+    for bank in banks:
+        size = f"{bank['rows']} rows, {bank['dim']}-d, {bank['bytes'] / 1e6:.1f} MB"
+        say(f"{bank['encoder']}  {bank['kind']} bank {bank['name']}: {size}, {bank['bank'][:_PREFIX]}")
 
 
 def _find_set(store: Store, text: str) -> EmbeddingSet:
     """Find a set by id or its beginning, or as DATASET/ENCODER[@VARIANT]."""
     entries = store.entries()
-    matching = {entry.set_id for entry in entries if len(text) >= 4 and entry.set_id.startswith(text)}
+    matching = {entry.set_id for entry in entries if len(text) >= _LEAST_PREFIX and entry.set_id.startswith(text)}
     if len(matching) > 1:
         raise AmbiguousNameError(f"several sets begin with {text!r}: {', '.join(sorted(m[:16] for m in matching))}")
     if matching:
@@ -83,19 +90,55 @@ def _find_set(store: Store, text: str) -> EmbeddingSet:
     raise UnknownNameError(f"no set {text!r}; give the beginning of its id or DATASET/ENCODER (see embedstore ls)")
 
 
+def _find_bank(store: Store, text: str) -> VectorBank | None:
+    """Find a bank by its id or its beginning."""
+    if len(text) < _LEAST_PREFIX:
+        return None
+    matching = [bank for bank in store.banks() if bank.bank_id.startswith(text)]
+    if len(matching) > 1:
+        raise AmbiguousNameError(f"several banks begin with {text!r}: {', '.join(b.bank_id[:16] for b in matching)}")
+    return matching[0] if matching else None
+
+
+def _show_bank(bank: VectorBank, *, as_json: bool) -> None:
+    from embedstore.cli.prompts import listed_bank
+
+    document = {**listed_bank(bank), "spec": dict(bank.spec), "provenance": dict(bank.provenance)}
+    if as_json:
+        emit_json({**document, "table": bank.rows.to_pylist() if bank.kind != "candidates" else None})
+        return
+    for key in ("kind", "name", "encoder", "bank", "weights_sha256", "rows", "dim", "bytes"):
+        say(f"{key:<14} {document[key]}")
+    for part, word in (("spec", "spec"), ("provenance", "made with")):
+        for key, value in document[part].items():
+            say(f"{word} {key:<{24 if part == 'spec' else 19}} {value}")
+    if bank.kind == "candidates":
+        say(f"phenotypes     {', '.join(bank.rows.column_names[1:])}")
+        return
+    for row in bank.rows.to_pylist():
+        of = row["label"] if row["label"] is not None else row.get("value", "")
+        said = repr(row["prompt"]) if bank.kind == "prompts" else f"{row['activation']} {row['unit'] or ''}"
+        say(f"{row['task']:<14} {'' if of is None else of!s:<12} {said}")
+
+
 @click.command()
 @click.argument("set_name", metavar="SET")
 @store_option
 @json_option
 @debug_option
 def show(set_name: str, store_path: Path, as_json: bool) -> None:
-    """Show one set: spec, arrays, failures, provenance. SET is the beginning of its id, or DATASET/ENCODER.
+    """Show one set, or one bank: SET is the beginning of its id, or of a set DATASET/ENCODER.
 
     Example: embedstore show phantom/efficientnet-lite0
     """
     from embedstore.store import Store
 
-    opened = _find_set(Store.open(store_path), set_name)
+    store = Store.open(store_path)
+    bank = _find_bank(store, set_name)
+    if bank is not None:
+        _show_bank(bank, as_json=as_json)
+        return
+    opened = _find_set(store, set_name)
     failures = opened.failures.to_pylist()
     document = {
         **_listed(opened),

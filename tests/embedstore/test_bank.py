@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_banks import DIM, add_bank, header_of, tables_of, vectors_of
+from small_sets import run_program
 
 import embedstore
 from embedstore.bank import write_bank
@@ -166,3 +168,18 @@ def test_diff_names_banks_by_what_they_are(store: Store) -> None:
     assert found.prompts_added == tuple(sorted([after.bank_id, heads.bank_id]))
     assert found.prompts_removed == (before.bank_id,)
     assert diff_snapshots(store, Snapshot(), a).prompts_added == (before.bank_id,)
+
+
+@pytest.mark.parametrize("kind", ["prompts", "heads", "candidates"])
+def test_listings_show_a_bank(store: Store, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = add_bank(store, kind)
+    assert run_program("ls", "--store", store.layout.root, "--json") == 0
+    (listed,) = json.loads(capsys.readouterr().out)["banks"]
+    assert (listed["bank"], listed["kind"], listed["rows"], listed["dim"]) == (bank.bank_id, kind, 5, DIM)
+    assert run_program("show", bank.bank_id[:12], "--store", store.layout.root, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["spec"] == dict(bank.spec) and shown["tasks"] == listed["tasks"]
+    assert (shown["table"] is None) == (kind == "candidates")
+    assert run_program("show", bank.bank_id[:12], "--store", store.layout.root) == 0
+    text = capsys.readouterr().out
+    assert bank.bank_id in text and {"prompts": "'EF 0%. '", "heads": "softmax", "candidates": "ef"}[kind] in text
