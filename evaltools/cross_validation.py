@@ -9,13 +9,16 @@ import re
 
 import numpy as np
 
-from embedstore.errors import UnknownNameError
+from embedstore.errors import LeakageError, UnknownNameError
 from evaltools.cohort import Cohort, NotRunnableError
 from evaltools.fitting import Fold, Targets, class_order
 from evaltools.metrics import Codes
 from evaltools.resample import patient_codes
 
-__all__ = ["CrossValidation", "cross_targets", "parse_cv"]
+__all__ = ["OFFICIAL", "CrossValidation", "cross_targets", "official_targets", "parse_cv"]
+
+OFFICIAL = "official"  # in place of a number of folds: those that a data set is distributed as
+FOLD_COLUMN = "fold"
 
 _STRATA = 5  # quantile groups of a regression target
 _INNER = 5  # one part in five of what is not predicted chooses the setting
@@ -52,7 +55,7 @@ def parse_cv(text: str) -> CrossValidation:
     """
     found = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text)
     if found is None or int(found[1]) < 2 or found[2] is not None and int(found[2]) < 1:
-        raise UnknownNameError(f"--cv must be folds, or folds x repeats, such as 5 or 5x3, not {text!r}")
+        raise UnknownNameError(f"--cv must be folds, or folds x repeats, such as 5 or 5x3, or official, not {text!r}")
     return CrossValidation((int(found[1]), int(found[2] or 1)))
 
 
@@ -95,6 +98,63 @@ def cross_targets(cohort: Cohort, cv: CrossValidation, *, seed: int) -> Targets:
         train=folds[0].train,
         val=folds[0].val,
         test=np.tile(np.arange(len(cohort)), cv.repeats),
+        folds=tuple(folds),
+    )
+
+
+def official_targets(cohort: Cohort, *, allow_leakage: bool = False) -> Targets:
+    """Return targets whose folds are those that the data set is distributed as, its manifest's column ``fold``.
+
+    Each fold is predicted once; the next one chooses the setting, the others are fitted on.
+
+    Raises
+    ------
+    NotRunnableError
+        The manifest has no such column or fewer than three folds, a clip has no fold, or a fold lacks a class.
+    LeakageError
+        A patient stands in two folds.
+    """
+    where = f"task {cohort.task.name!r} on {cohort.dataset!r}"
+    if FOLD_COLUMN not in cohort.manifest.fields:
+        raise NotRunnableError(
+            f"{where} has no official folds: its manifest has no column {FOLD_COLUMN!r}; give --cv K"
+        )
+    stated = cohort.column(FOLD_COLUMN)
+    without = sum(value is None for value in stated)
+    if without:
+        raise NotRunnableError(
+            f"{where} has {without} labelled clips in no official fold; leave them out with --where, or give --cv K"
+        )
+    names, fold_of = np.unique(np.array([str(value) for value in stated]), return_inverse=True)
+    if len(names) < 3:
+        raise NotRunnableError(
+            f"{where} has {len(names)} official folds, and one to fit, choose and predict are needed"
+        )
+    patients = patient_codes(cohort.patients)
+    pairs = np.unique(np.column_stack([patients, fold_of]), axis=0)
+    crossing = len(pairs) - len(np.unique(pairs[:, 0]))
+    if crossing and not allow_leakage:
+        raise LeakageError(
+            f"{crossing} patients of {cohort.dataset!r} stand in two official folds, which lets a probe see its test "
+            "clips; mend the folds, or give --allow-leakage"
+        )
+    codes, classes = _codes(cohort)
+    folds = []
+    for fold in range(len(names)):
+        is_val = fold_of == (fold + 1) % len(names)
+        train = np.flatnonzero((fold_of != fold) & ~is_val)
+        folds.append(Fold(0, train, np.flatnonzero(is_val), np.flatnonzero(fold_of == fold)))
+    for one in folds:
+        _refuse_lost_class(cohort, one, codes, classes)
+    return Targets(
+        kind=cohort.task.kind,
+        values=codes if classes else cohort.labels,
+        classes=classes,
+        n_known=len(classes),
+        patients=cohort.patients,
+        train=folds[0].train,
+        val=folds[0].val,
+        test=np.arange(len(cohort)),
         folds=tuple(folds),
     )
 

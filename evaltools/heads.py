@@ -21,6 +21,7 @@ from evaltools.head_outputs import Head, read_head
 from evaltools.head_tasks import UNIT_FACTORS, HeadTask, head_task, head_tasks
 from evaltools.manifest_loop import over_manifests
 from evaltools.metrics import Floats
+from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.prompt_bank import BankSource, match_classes
 from evaltools.result import Result
@@ -131,6 +132,8 @@ def heads_manifest(
         As `heads`.
     """
     task = options.task_of(task)
+    if options.own_clips:
+        return each_alone(lambda own, how: heads_manifest(own, manifest, task=task, options=how), sources, options)
     if options.cv is not None:
         raise UnknownNameError("published heads are not fitted, so they have no folds; leave --cv out")
     read = [read_head(one.bank, one.asked.head, one.source) for one in sources]

@@ -25,6 +25,7 @@ from evaltools.features import Located, VectorSource, locate, refuse_missing, re
 from evaltools.fitting import Targets
 from evaltools.manifest_loop import over_manifests
 from evaltools.metrics import Codes, Floats, Kind, metric_names
+from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.protocols.base import Probe, Standardiser
 from evaltools.protocols.knn import CARDIOBENCH_KS, DINOV2_KS, NearestNeighbours, SplitClips
@@ -273,6 +274,8 @@ def knn_manifest(
     UnknownNameError, ContentError
         As `knn`.
     """
+    if options.own_clips:
+        return each_alone(lambda own, how: knn_manifest(own, manifest, task=task, options=how), sources, options)
     protocols = knn_protocols(options.protocol or "knn", kind=task.kind, options=options)
     if protocols[0].name.startswith("simpleshot") and task.main_metric not in _OF_DRAWS:
         raise UnknownNameError(

@@ -12,6 +12,7 @@ from embedstore import Manifest, Store
 from embedstore.errors import UnknownNameError
 from evaltools.cohort import NotRunnableError, require_runnable
 from evaltools.features import Located, VectorSource, locate, refuse_missing, require_pool
+from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.protocols import EvalProtocol, get_protocol
 from evaltools.result import Result
@@ -125,6 +126,8 @@ def probe_manifest(
     UnknownNameError, ContentError
         As `probe`.
     """
+    if options.own_clips:
+        return each_alone(lambda own, how: probe_manifest(own, manifest, task=task, options=how), sources, options)
     task = options.task_of(task)
     task_rows = pick_rows(task.on(manifest.name).rows, options.rows)
     results = [

@@ -45,6 +45,8 @@ class ProbeOptions:
         Label permutations of the shuffled control; the protocol's number without.
     near_duplicates : bool
         Whether to look for test clips that are nearly equal to a training clip.
+    own_clips : bool
+        Score each set on the clips that it has, whatever the others lack, and mark the results not comparable.
     statistics : {"patient", "cardiobench"}
         ``cardiobench``: CardioBench's choice of labels, clips and subgroups, and its numbers beside ours.
     habits_off : tuple of str
@@ -65,6 +67,7 @@ class ProbeOptions:
     controls: bool = True
     n_shuffles: int | None = None
     near_duplicates: bool = True
+    own_clips: bool = False
     statistics: Statistics = "patient"
     habits_off: tuple[str, ...] = ()
 

@@ -29,7 +29,7 @@ from evaltools.controls import (
     shuffled_fits,
     study_features,
 )
-from evaltools.cross_validation import cross_targets, parse_cv
+from evaltools.cross_validation import OFFICIAL, cross_targets, official_targets, parse_cv
 from evaltools.detail import EF_CUTOFFS_PCT, agreement, calibration, cutoff_auroc, subgroup_gap
 from evaltools.features import Located, VectorSource, pool_vectors
 from evaltools.fitting import Fitted, Targets, class_order, fit_and_predict
@@ -129,6 +129,8 @@ class ScoreTable:
         """Labels of the scored clips, and their splits or folds."""
         if self.options.cv is None:
             return Targets.of(self.scored)
+        if self.options.cv == OFFICIAL:
+            return official_targets(self.scored, allow_leakage=self.options.allow_leakage)
         return cross_targets(self.scored, parse_cv(self.options.cv), seed=self.seed("cv", self.options.cv))
 
     def seed(self, *purpose: str | int) -> int:

@@ -17,6 +17,7 @@ from evaltools.ablation import ablation
 from evaltools.candidates import retrieval_augmented
 from evaltools.features import VectorSource
 from evaltools.manifest_loop import over_manifests
+from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.prompt_answers import AskedSet, PromptAnswers
 from evaltools.prompt_bank import BankSource, match_classes, read_prompts, require_dims
@@ -124,6 +125,8 @@ def zeroshot_manifest(
     UnknownNameError, ContentError
         As `zeroshot`.
     """
+    if options.own_clips:
+        return each_alone(lambda own, how: zeroshot_manifest(own, manifest, task=task, options=how), banked, options)
     if options.cv is not None:
         raise UnknownNameError("zero-shot fits nothing, so it has no folds; leave --cv out")
     task = options.task_of(task)

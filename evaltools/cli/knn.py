@@ -9,7 +9,7 @@ import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
 from evaltools.cli.neighbour_options import draw_options, out_option, pool_option, space_options
-from evaltools.cli.options import cv_options, row_options, selection_options
+from evaltools.cli.options import clip_options, cv_options, row_options, selection_options
 
 
 @click.command()
@@ -21,6 +21,7 @@ from evaltools.cli.options import cv_options, row_options, selection_options
 @pool_option
 @click.option("--by", multiple=True, metavar="COLUMN", help="Metrics of each group of a column, repeatable.")
 @cv_options
+@clip_options
 @draw_options
 @out_option
 @row_options

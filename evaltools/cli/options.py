@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "clip_options",
     "cv_options",
     "fitting_options",
     "probe_options_of",
@@ -58,9 +59,15 @@ _ROWS = (
     click.option("--habit-off", "habits_off", multiple=True, metavar="NAME",
                  help="Switch off a habit of CardioBench's statistics (docs/protocols.md), repeatable."),
 )  # fmt: skip
+_CLIPS = (
+    click.option("--rows", "own_clips", type=click.Choice(["common", "own"]), default="common", show_default=True,
+                 callback=lambda context, option, value: value == "own",
+                 help="Score all encoders on the clips that all have, or each on its own: not comparable then."),
+)  # fmt: skip
 _FOLDS = (
-    click.option("--cv", metavar="K[xR]",
-                 help="K folds of patients, R times, in place of the splits; tuning is nested in each."),
+    click.option("--cv", metavar="K[xR]|official",
+                 help="K folds of patients, R times, in place of the splits, or official: those of the data set; "
+                      "tuning is nested in each."),
 )  # fmt: skip
 _OUT = (
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -83,6 +90,7 @@ row_options = _with(_ROWS)
 fitting_options = _with(_FITTING)
 scoring_options = _with((*_FITTING, *_GROUPS, *_OUT))
 cv_options = _with(_FOLDS)
+clip_options = _with(_CLIPS)
 
 
 def probe_options_of(given: Mapping[str, Any]) -> Any:
@@ -95,6 +103,7 @@ def probe_options_of(given: Mapping[str, Any]) -> Any:
         pools=tuple(given["pools"]),
         by=tuple(given.get("by", ())),
         cv=given.get("cv"),
+        own_clips=given.get("own_clips", False),
         rows=tuple(given.get("rows", ())),
         statistics=given.get("statistics", "patient"),
         habits_off=tuple(given.get("habits_off", ())),

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
-from evaltools.cli.options import cv_options, probe_options_of, row_options, scoring_options, selection_options
+from evaltools.cli.options import (
+    clip_options,
+    cv_options,
+    probe_options_of,
+    row_options,
+    scoring_options,
+    selection_options,
+)
 
 
 @click.command()
@@ -16,6 +23,7 @@ from evaltools.cli.options import cv_options, probe_options_of, row_options, sco
 @selection_options
 @scoring_options
 @cv_options
+@clip_options
 @row_options
 @json_option
 @debug_option

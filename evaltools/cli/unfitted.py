@@ -10,7 +10,7 @@ import click
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
 from evaltools.cli.neighbour_options import draw_options, out_option
-from evaltools.cli.options import row_options, selection_options
+from evaltools.cli.options import clip_options, row_options, selection_options
 
 _by_option = click.option(
     "--by", multiple=True, metavar="COLUMN", help="Metrics of each group of a column, repeatable."
@@ -38,6 +38,7 @@ _by_option = click.option(
 @click.option("--ablate", is_flag=True, help="Score each prompt alone, and all but it.")
 @_by_option
 @row_options
+@clip_options
 @draw_options
 @out_option
 @json_option
@@ -58,6 +59,7 @@ def zeroshot(store_path: Path, as_json: bool, **given: Any) -> None:
 @selection_options
 @_by_option
 @row_options
+@clip_options
 @draw_options
 @out_option
 @json_option

@@ -274,8 +274,7 @@ def _marks(one: Mapping[str, Any]) -> tuple[str, ...]:
         marks.append(f"trained on {one['pretraining']}")
     if str(one.get("leakage", "")).startswith("allowed"):
         marks.append(f"leakage {one['leakage']}")
-    counts = one.get("counts", {})
-    if counts.get("rows") == "own":
+    if one.get("clips") == "own":
         marks.append("scored on its own clips: not comparable")
     return tuple(marks)
 
