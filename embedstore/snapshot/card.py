@@ -35,8 +35,8 @@ def _size(n_bytes: int) -> str:
 
 def _cell(text: str) -> str:
     """Return text for one cell of a table of Markdown: one line, no markup of its own."""
-    flat = one_line(text)
-    return "".join(f"\\{letter}" if letter in "\\|`*_[]<>#!" else letter for letter in flat)
+    flat = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{letter}" if letter in "\\|`*_[]#!" else letter for letter in flat)
 
 
 def card_bytes(snapshot: SentSnapshot) -> bytes:

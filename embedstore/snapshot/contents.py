@@ -386,6 +386,7 @@ def _odd_rows(opened: EmbeddingSet) -> list[str]:
     n_zero, digests = 0, []
     for block in raw.blocks(0, len(raw)):
         n_zero += int((~block.any(axis=1)).sum())
+        block = block + block.dtype.type(0)  # one zero, not two
         digests.append(block.view(np.dtype((np.void, block.shape[1] * block.itemsize))).ravel())
     title = f"{opened.spec.title} on {opened.dataset}"
     notes = [f"{title}: {n_zero} clips have a vector of zeros"] if n_zero else []

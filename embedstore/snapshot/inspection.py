@@ -36,7 +36,7 @@ from embedstore.snapshot.describe import (
 )
 from embedstore.snapshot.sources import SnapshotSource, open_source
 
-__all__ = ["Inspection", "inspect", "main"]
+__all__ = ["Inspection", "answer", "inspect", "main"]
 
 MEMORY_BYTES = 3 << 30  # of address space: numpy and pyarrow map about 1 GiB before they do anything
 FILE_BYTES = 2 << 30
@@ -192,6 +192,24 @@ class _Copier:
         return FileRecord(size, digest.hexdigest())
 
 
+def answer(request: Mapping[str, Any], *, is_child: bool) -> dict[str, Any]:
+    """Return the verdict on a request: what `inspect` returns as ``ok``, or what it raised as ``refused``."""
+    asked = Inspection(
+        source=None if request["source"] is None else Path(request["source"]),
+        quarantine=Path(request["quarantine"]),
+        selection=Selection.model_validate(request["selection"]),
+        is_partial=request["is_partial"],
+        is_child=is_child,
+    )
+    try:
+        return {"ok": inspect(asked)}
+    except EmbedstoreError as error:
+        return {"refused": {"kind": error.kind, "message": str(error)[:2000]}}
+    except (MemoryError, RecursionError, OverflowError) as error:
+        message = f"reading the snapshot asks for too much ({error!r:.100})"
+        return {"refused": {"kind": "hostile", "message": message}}
+
+
 def main() -> None:
     """Read the request, set the limits, inspect, write the verdict."""
     request = json.loads(sys.stdin.read())
@@ -199,22 +217,7 @@ def main() -> None:
     _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     _limit(resource.RLIMIT_CPU, _START_CPU_S)
     _limit(resource.RLIMIT_CORE, 0)
-    asked = Inspection(
-        source=None if request["source"] is None else Path(request["source"]),
-        quarantine=Path(request["quarantine"]),
-        selection=Selection.model_validate(request["selection"]),
-        is_partial=request["is_partial"],
-        is_child=True,
-    )
-    verdict: dict[str, Any]
-    try:
-        verdict = {"ok": inspect(asked)}
-    except EmbedstoreError as error:
-        verdict = {"refused": {"kind": error.kind, "message": str(error)[:2000]}}
-    except (MemoryError, RecursionError, OverflowError) as error:
-        message = f"reading the snapshot asks for too much ({error!r:.100})"
-        verdict = {"refused": {"kind": "hostile", "message": message}}
-    sys.stdout.write(json.dumps(verdict))
+    sys.stdout.write(json.dumps(answer(request, is_child=True)))
 
 
 if __name__ == "__main__":

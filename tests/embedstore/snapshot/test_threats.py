@@ -1,0 +1,234 @@
+"""The threats of imported data, one by one, and snapshots made to hurt: refused, nothing seen, nothing touched.
+
+S1 names, S2 links, S3 bombs, S4 and S5 array metadata, S6 pickles, S7 Parquet, S8 FAISS, S9 values, S10 ids, S11
+YAML, S14 rollback, S15 and S16 what is shown to people, S17 spreadsheets, S19 shuffled rows. S12 (checkpoints) and S18
+(media) have tests beside their readers; S13 (addresses) beside the remotes.
+
+`make test` runs every attack in this process and some in a child with limits; `make test-slow` all of them there.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hostile_snapshots import ARCHIVES, CANARY, METADATA, SET, Honest
+from sent_snapshots import copied, export_of, hospital_store, reseal, rewrite_document, run_command, snapshot_at
+from small_sets import tree_of
+
+from embedstore.errors import EmbedstoreError
+from embedstore.files import parse_json
+from embedstore.safe_yaml import parse_yaml
+from embedstore.snapshot.describe import Selection
+from embedstore.snapshot.importing import import_snapshot
+from embedstore.snapshot.inspection import Inspection, inspect
+from embedstore.snapshot.paths import check_path
+from embedstore.snapshot.verify import verify_store
+from embedstore.store import Store
+
+ATTACKS = {f"archive-{name}": attack for name, attack in ARCHIVES.items()}
+ATTACKS |= {f"metadata-{name}": attack for name, attack in METADATA.items()}
+SEEDED = sorted(random.Random(7).sample(sorted(ATTACKS), 3))
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Honest:
+    folder = tmp_path_factory.mktemp("honest")
+    store = hospital_store(folder / "a")
+    export_of(store, folder / "out")
+    export_of(store, folder / "out.zip", archive=True)
+    canary = folder / "canary"
+    canary.write_bytes(CANARY)
+    return Honest(folder / "out", folder / "out.zip", canary)
+
+
+def attack(name: str, honest: Honest, tmp_path: Path) -> tuple[int, str]:
+    """Import a hostile snapshot into a store that has something; return the exit code and the error's line."""
+    (tmp_path / "made").mkdir()
+    source = ATTACKS[name](tmp_path / "made", honest)
+    store = hospital_store(tmp_path / "b", name="other", n_clips=6)
+    before = {path for path in tree_of(tmp_path) if not path.startswith("b/builds")}
+    ran = run_command("snapshot", "import", source, "--store", store.layout.root)
+    after = {path for path in tree_of(tmp_path) if not path.startswith("b/builds")}
+    assert after == before, "something was left, or written elsewhere"
+    assert honest.canary.read_bytes() == CANARY
+    assert verify_store(store, quick=False).ok and len(store.log()) == 3
+    return ran.code, ran.err
+
+
+def check_refusal(code: int, line: str) -> None:
+    assert code == 4, line
+    assert line.startswith("Error: ") and line.count("\n") == 1 and "Traceback" not in line
+    assert line.rstrip("\n").isprintable()
+
+
+def test_there_are_as_many_attacks_as_promised() -> None:
+    assert len(ARCHIVES) >= 60 and len(METADATA) >= 40
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_it_is_refused(name: str, honest: Honest, tmp_path: Path) -> None:
+    check_refusal(*attack(name, honest, tmp_path))
+
+
+@pytest.mark.parametrize("name", [n if n in SEEDED else pytest.param(n, marks=SLOW) for n in sorted(ATTACKS)])
+def test_it_is_refused_in_a_child(name: str, honest: Honest, tmp_path: Path, in_a_child: None) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    check_refusal(*attack(name, honest, tmp_path))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time, since other programs may hold the machine; the memory is that of the largest child so far.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    assert after.ru_maxrss < 1 << 20, "more than 1 GiB"
+
+
+def test_the_honest_one_is_accepted_in_a_child(honest: Honest, tmp_path: Path, in_a_child: None) -> None:
+    for source in (honest.folder, honest.archive):
+        store = Store.create(tmp_path / source.name)
+        assert import_snapshot(store, source).snapshot.id == snapshot_at(honest.folder).id
+
+
+def test_a_reader_that_crashes_or_hangs_is_a_refusal(
+    honest: Honest, tmp_path: Path, in_a_child: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S7: a library in C may die of what it reads; the import is refused and the store stays."""
+    from embedstore.snapshot import quarantine
+
+    for crash in (
+        "import os, sys; sys.stdin.read(); os.abort()",
+        "import sys; sys.stdin.read(); x = bytearray(1 << 50)",
+    ):
+        monkeypatch.setattr(quarantine, "_BOOTSTRAP", crash)
+        store = Store.create(tmp_path / f"b{len(crash)}")
+        with pytest.raises(EmbedstoreError, match="took more memory, time or space than it may, or crashed"):
+            import_snapshot(store, honest.folder)
+        assert not store.entries()
+
+
+# -- S1, S5, S11, S16: what single functions refuse ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["a/b.json", "emb/x/y/c/0/0", "A-Z_0.9", "index.parquet"])
+def test_plain_paths_pass(path: str) -> None:
+    assert check_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "/x", "a//b", "e\u0301", "é", "a b", "aux", "LPT9.txt", "x" * 201, "a/.", ".x"]
+)
+def test_odd_paths_do_not(path: str) -> None:
+    with pytest.raises(EmbedstoreError):
+        check_path(path)
+
+
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system [x]", "a: &a [x]\nb: *a", "a: 1\na: 2"])
+def test_yaml_is_values(text: str) -> None:
+    with pytest.raises(EmbedstoreError):
+        parse_yaml(text.encode(), source="x")
+
+
+@pytest.mark.parametrize("text", [b'{"a":1,"a":2}', b"[NaN]", b"[Infinity]", b"[" * 100_000])
+def test_json_is_strict(text: bytes) -> None:
+    with pytest.raises(EmbedstoreError):
+        parse_json(text, source="x")
+
+
+def test_s9_odd_vectors_are_told(tmp_path: Path) -> None:
+    from small_sets import add_set
+
+    store = hospital_store(tmp_path / "a", ids="public", n_clips=8)
+    clips = store.manifest("mine").clip_ids
+    add_set(store, dict.fromkeys(clips, 1), shift=dict.fromkeys(clips[:3], 0.0))
+    export_of(store, tmp_path / "out", encoders=("small",))
+    outcome = import_snapshot(Store.create(tmp_path / "b"), tmp_path / "out")
+    assert any("3 clips have a vector of zeros" in note for note in outcome.notes)
+    assert any("2 clips have the same vector as another" in note for note in outcome.notes)
+
+
+def test_s15_names_do_not_become_markup(tmp_path: Path) -> None:
+    store = hospital_store(tmp_path / "a", title='</script><img src=x onerror="a()">|`x`', n_clips=6)
+    export_of(store, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "<img" not in card and "</script>" not in card
+
+
+def test_s14_files_of_two_snapshots_do_not_mix(tmp_path: Path) -> None:
+    from small_sets import add_set
+
+    store = hospital_store(tmp_path / "a", n_clips=8)
+    export_of(store, tmp_path / "v1")
+    add_set(store, dict.fromkeys(store.manifest("mine").clip_ids, 2))
+    export_of(store, tmp_path / "v2")
+    mixed = copied(tmp_path / "v2", tmp_path / "mixed")
+    shutil.copy(tmp_path / "v1" / SET / "clips/c/0/0", mixed / SET / "clips/c/0/0")
+    assert run_command("snapshot", "import", mixed, "--store", tmp_path / "b").code == 4
+
+
+# -- fuzzing ------------------------------------------------------------------------------------------------
+
+
+def mutate(folder: Path, draw: random.Random) -> None:
+    """Change one file somehow, and put the document right again, as far as it still can be."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md",))
+    path = draw.choice(files)
+    payload = bytearray(path.read_bytes())
+    kind = draw.randrange(6)
+    at = draw.randrange(max(1, len(payload)))
+    if kind == 0 and payload:
+        payload[at] ^= 1 << draw.randrange(8)
+    elif kind == 1:
+        del payload[at : at + draw.randrange(1, 64)]
+    elif kind == 2:
+        payload[at:at] = draw.randbytes(draw.randrange(1, 64))
+    elif kind == 3:
+        payload[at : at + 8] = draw.choice([b"\xff" * 8, bytes(8), b"99999999", b"\x00\x7e" * 4])
+    elif kind == 4:
+        payload = payload[:at]
+    else:
+        other = draw.choice(files)
+        payload = bytearray(other.read_bytes())
+    path.write_bytes(payload)
+    if draw.random() < 0.8:
+        # Where the document itself was hit it cannot be put right.
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            reseal(folder)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=SLOW)])
+def test_a_mutated_snapshot_is_ok_or_refused(count: int, honest: Honest, tmp_path: Path) -> None:
+    draw = random.Random(count)
+    refused = 0
+    for number in range(count):
+        folder = copied(honest.folder, tmp_path / "m")
+        for _ in range(draw.choice([1, 1, 2])):
+            mutate(folder, draw)
+        quarantine = tmp_path / f"q{number}"
+        quarantine.mkdir()
+        try:
+            inspect(Inspection(source=folder, quarantine=quarantine, selection=Selection()))
+        except EmbedstoreError as error:
+            assert "\n" not in str(error), str(error)
+            refused += 1
+        except (MemoryError, RecursionError):
+            refused += 1
+        shutil.rmtree(folder)
+        shutil.rmtree(quarantine)
+    assert refused > count // 2  # what is left is a change of nothing, or of provenance that is sealed again
+
+
+def test_a_document_with_a_million_files_is_bounded(honest: Honest, tmp_path: Path) -> None:
+    made = copied(honest.folder, tmp_path / "s")
+
+    def change(document: dict[str, list[dict[str, object]]]) -> None:
+        first = document["files"][0]
+        document["files"] += [{**first, "path": f"{SET}/clips/c/{n}/0"} for n in range(20_000)]
+
+    rewrite_document(made, change)
+    began = time.process_time()
+    assert run_command("snapshot", "import", made, "--store", tmp_path / "b").code == 4
+    assert time.process_time() - began < 10
