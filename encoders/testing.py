@@ -12,6 +12,7 @@ pytest finds the inherited tests. The module itself needs neither pytest nor tor
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -66,13 +67,23 @@ def _card(reference: str) -> EncoderCard:
 
 
 @cache
-def _load(reference: str, variant: str, weights: Path | None, device: str) -> Encoder:
-    card = _card(reference)
-    return load_encoder(card, LoadRequest(spec=_spec(card, variant), weights=weights, device=device))
+def _load(reference: str, spec_weights: Path | None, variant: str, weights: Path | None, device: str) -> Encoder:
+    spec = _spec(_card(reference), variant, spec_weights)
+    return load_encoder(_card(reference), LoadRequest(spec=spec, weights=weights, device=device))
 
 
-def _spec(card: EncoderCard, variant: str) -> EncoderSpec:
-    return card.spec(variant=variant, weights_sha256=card.weights_sha256)
+def _spec(card: EncoderCard, variant: str, weights: Path | None) -> EncoderSpec:
+    """Return the spec of a variant; the published digest is that of the published weights only."""
+    digest = card.weights_sha256 if weights is None else _digest(weights)
+    return card.spec(variant=variant, weights_sha256=digest)
+
+
+@cache
+def _digest(weights: Path) -> str | None:
+    if weights.is_dir():
+        return None
+    with weights.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _modules(thing: Any, *, depth: int = _DEPTH) -> Iterator[Any]:
@@ -120,7 +131,7 @@ class EncoderConformance:
     def load(self, variant: str) -> Encoder:
         """Load one variant of the card, once for all tests."""
         weights = self.weights or self.card.locate_weights()
-        return _load(self.reference, variant, weights, self.device)
+        return _load(self.reference, self.weights, variant, weights, self.device)
 
     def frames(self, *, height: int = 240, width: int = 320, seed: int = 0) -> npt.NDArray[np.uint8]:
         """Return one window of smooth coloured noise, (T, height, width, 3) uint8."""
@@ -152,12 +163,12 @@ class EncoderConformance:
 
     def test_card_variants_have_distinct_fingerprints(self) -> None:
         """No variant can be mistaken for another."""
-        prints = {name: _spec(self.card, name).fingerprint for name in self.card.variants}
+        prints = {name: _spec(self.card, name, self.weights).fingerprint for name in self.card.variants}
         assert len(set(prints.values())) == len(prints), f"variants share a fingerprint: {prints}"
 
     def test_fingerprint_follows_what_changes_a_vector(self) -> None:
         """Each field of the spec changes the fingerprint; the batch size is not among them."""
-        spec = _spec(self.card, "published")
+        spec = _spec(self.card, "published", self.weights)
         changed = {
             "name": replace(spec, name=spec.name + "x"),
             "variant": replace(spec, variant="other"),
@@ -222,7 +233,7 @@ class EncoderConformance:
 
     def test_spec_is_the_one_asked_for(self) -> None:
         """The loaded encoder says that it fulfils the spec of the request."""
-        assert self.encoder.spec == _spec(self.card, "published")
+        assert self.encoder.spec == _spec(self.card, "published", self.weights)
 
     def test_vectors_shape_and_dtype(self) -> None:
         """One finite float32 row an input, of the declared dimension."""
