@@ -118,7 +118,10 @@ class Task(BaseModel):
     def under_cardiobench(self) -> Task:
         """Return the task with CardioBench's columns, clips, rows and subgroups; its digest tells the two apart."""
         changes = self.cardiobench
-        columns, datasets = {**self.columns, **changes.columns}, {**self.datasets, **changes.datasets}
+        columns, datasets = {**self.columns, **changes.columns}, dict(self.datasets)
+        for name, change in changes.datasets.items():
+            stated = {field: getattr(change, field) for field in change.model_fields_set}
+            datasets[name] = self.on(name).model_copy(update=stated)
         return self.model_copy(update={"columns": columns, "datasets": datasets})
 
     def metric_title(self, name: str) -> str:

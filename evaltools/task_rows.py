@@ -172,7 +172,7 @@ class TaskDataset(BaseModel):
 
 
 class CardiobenchChanges(BaseModel):
-    """What CardioBench does otherwise: replaces the fields of a task that it names."""
+    """What CardioBench does otherwise: replaces what it names, column by column and field by field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

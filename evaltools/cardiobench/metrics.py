@@ -41,8 +41,9 @@ def regression_metrics(y_true: Floats, y_pred: Floats, *, rounded: bool = True) 
     true, predicted = y_true.reshape(-1, 1), y_pred.reshape(-1, 1)
     mae = np.mean(np.abs(predicted - true), axis=0)[0]
     mse = np.mean((true - predicted) ** 2, axis=0)[0]
-    left = np.sum((true - predicted) ** 2, axis=0)[0]
-    spread = np.sum((true - np.mean(true, axis=0)) ** 2, axis=0)[0]
+    left = np.asarray(np.sum((true - predicted) ** 2, axis=0))[0]
+    around: Floats = true - np.mean(true, axis=0)
+    spread = np.asarray(np.sum(around**2, axis=0))[0]
     width = y_true.max() - y_true.min()
     constant = min(y_true.std(), y_pred.std()) < _MIN_DEVIATION
     values = {
@@ -69,7 +70,8 @@ def _pearson(a: Floats, b: Floats) -> float:
 
 
 def _spearman(a: Floats, b: Floats) -> float:
-    return float(np.corrcoef(np.column_stack([_ranks(a), _ranks(b)]), rowvar=False)[1, 0])
+    table = np.asarray(np.corrcoef(np.column_stack([_ranks(a), _ranks(b)]), rowvar=False))
+    return float(table[1, 0])
 
 
 def _ranks(values: Floats) -> Floats:

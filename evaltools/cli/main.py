@@ -28,6 +28,11 @@ _COMMANDS = {
         "Compare encoders on the same clips: difference, interval, p, ranks.",
     ),
     "run": ("evaltools.cli.run:run", "Run a suite over every encoder, task and protocol that the store allows."),
+    "export": ("evaltools.cli.exchange:export", "Write predictions and ground truth as CardioBench's CSVs."),
+    "import-predictions": (
+        "evaltools.cli.exchange:import_predictions",
+        "Score predictions that another program made, from CSVs.",
+    ),
     "report": ("evaltools.cli.report:report", "Put results into the table of a paper: md, tex, csv or html."),
 }
 

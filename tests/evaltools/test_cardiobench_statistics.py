@@ -21,6 +21,7 @@ from sklearn.metrics import (
 
 from embedstore import Manifest, ManifestField
 from embedstore.errors import UnknownNameError
+from evaltools.cardiobench import statistics
 from evaltools.cardiobench.metrics import (
     VIEWS,
     hard_label_metrics,
@@ -138,14 +139,15 @@ def test_the_intervals_are_the_published_ones() -> None:
     _assert_equal(found, _published(lambda rows: _regression(y[rows], p[rows]), 50))
 
 
-def test_a_class_that_a_replicate_misses_is_no_class_there() -> None:
+def test_a_class_that_a_replicate_misses_is_no_class_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "DRAWS", 200)
     y = np.array([0] * 2 + [1] * 8)
     p = np.array([0, 1] + [1] * 6 + [0] * 2)
     patients = np.arange(10).astype(object)
     found = bootstrap(
         lambda rows, rounded: hard_label_metrics(y[rows], p[rows], rounded=rounded), 10, patients=patients
     )
-    _assert_equal(found, _published(lambda rows: _labels(y[rows], p[rows]), 10))
+    _assert_equal(found, _published(lambda rows: _labels(y[rows], p[rows]), 10, draws=200))
 
 
 def test_other_is_what_five_views_leave() -> None:
@@ -157,8 +159,10 @@ def test_other_is_what_five_views_leave() -> None:
 
 
 def test_a_result_stands_beside_cardiobenchs_in_the_order_of_its_file(
-    make_manifest: MakeManifest, make_source: Make
+    make_manifest: MakeManifest, make_source: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(statistics, "DRAWS", 200)
+
     def change(rows: list[dict[str, Any]]) -> None:
         for at, row in enumerate(rows):
             row["source_row"] = len(rows) - at
@@ -172,7 +176,7 @@ def test_a_result_stands_beside_cardiobenchs_in_the_order_of_its_file(
     line_of = dict(zip(manifest.clip_ids, manifest.column("source_row"), strict=True))
     order = np.argsort([line_of[clip] for clip in scored.clip_ids])
     y, p = scored.y_true[order].astype(float), scored.y_pred[order].astype(float)
-    _assert_equal(numbers["metrics"], _published(lambda rows: _regression(y[rows], p[rows]), 72))
+    _assert_equal(numbers["metrics"], _published(lambda rows: _regression(y[rows], p[rows]), 72, draws=200))
     of_sex = numbers["groups"]["sex"]
     assert sum(group["n"] for group in of_sex["groups"].values()) == 72
     mae = [group["MAE"] for group in of_sex["groups"].values()]
