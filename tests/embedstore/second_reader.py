@@ -363,6 +363,71 @@ def read_set(root: Path, set_id: str) -> Vectors:
     return Vectors(described, arrays, tables, read_sealed(folder / "provenance.json"))
 
 
+# -- section 3.5: banks ---------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {"identity", "sigmoid", "one-minus-sigmoid", "softmax"}
+BANK_COLUMNS = {
+    "prompts": {"task": TEXT, "prompt": TEXT, "label": TEXT, "value": FLOAT, "template": INT},
+    "heads": {"task": TEXT, "output": INT, "label": TEXT, "bias": FLOAT, "activation": TEXT, "unit": TEXT},
+}
+BANK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A bank: its description, its vectors, its tables as rows."""
+
+    described: dict[str, Any]
+    vectors: np.ndarray
+    tables: dict[str, list[dict[str, Any]]]
+    provenance: dict[str, Any]
+
+
+def bank_columns(kind: str, name: str, found: Sequence[str]) -> dict[str, pa.DataType]:
+    """The columns of a table of a bank, those with names of their own as they are found."""
+    if name == "section_phenotypes.parquet":
+        return {"position": INT, "section": TEXT, "phenotype": TEXT}
+    if name == "rows.parquet" and kind != "candidates":
+        return BANK_COLUMNS[kind]
+    first = "section" if name == "section_weights.parquet" else "candidate_id"
+    return {first: TEXT, **dict.fromkeys(found[1:], FLOAT)}
+
+
+def read_bank(root: Path, bank_id: str) -> Bank:
+    folder = root / "prompts" / bank_id
+    described = read_named(folder / "description.json", kind="bank")
+    keys = {"format", "kind", "bank_kind", "name", "encoder", "spec", "arrays", "tables", "metadata"}
+    kind, spec = described["bank_kind"], described["spec"]
+    require(set(described) == keys and kind in {*BANK_COLUMNS, "candidates"}, "no bank of a known kind")
+    require(bool(BANK_NAME.fullmatch(described["name"])) and isinstance(described["encoder"], str), "no name")
+    require({"bank_digest", "weights_sha256", "dim"} <= set(spec), "a spec without its keys")
+    if kind == "prompts":
+        require({"tokenizer", "text_files", "logit_scale", "logit_bias"} <= set(spec), "prompts without a tokenizer")
+    require(set(described["arrays"]) == {"vectors"} and set(described["metadata"]) == {"zarr.json"}, "other files")
+    parse_json(read_listed(folder / "zarr.json", described["metadata"]["zarr.json"]))
+    vectors = read_array(folder / "vectors", described["arrays"]["vectors"])
+    require(vectors.shape[1] == spec["dim"] and vectors.dtype == np.dtype("<f4"), "vectors of another kind")
+    sections = {"section_weights.parquet", "section_phenotypes.parquet"} if kind == "candidates" else set()
+    require(set(described["tables"]) == {"rows.parquet", *sections}, "other tables")
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for name, listed in described["tables"].items():
+        table = pq.read_table(pa.BufferReader(read_listed(folder / name, listed)))
+        found = dict(zip(table.schema.names, table.schema.types, strict=True))
+        require(found == bank_columns(kind, name, table.schema.names), f"{name} has other columns")
+        tables[name] = table.to_pylist()
+        require(len(tables[name]) == listed["rows"], f"{name} has another number of rows")
+    rows = tables["rows.parquet"]
+    require(len(rows) == len(vectors), "rows without vectors")
+    needed = {"prompts": ("task", "prompt"), "heads": ("task", "output", "bias"), "candidates": ("candidate_id",)}
+    require(all(row[key] is not None for row in rows for key in needed[kind]), "a row has an empty cell")
+    require(kind != "heads" or all(row["activation"] in ACTIVATIONS for row in rows), "another activation")
+    known = {"description.json", "provenance.json", "zarr.json", *tables}
+    known |= {f"vectors/{name}" for name in described["arrays"]["vectors"]["files"]}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    require(there == known, f"{folder} has other files: {there ^ known}")
+    return Bank(described, vectors, tables, read_sealed(folder / "provenance.json"))
+
+
 # -- section 5: sampling and keys -----------------------------------------------------------------------------------
 
 
@@ -495,6 +560,7 @@ class WholeStore:
     snapshots: dict[str, dict[str, Any]]
     sets: dict[str, Vectors]
     manifests: dict[str, Clips]
+    banks: dict[str, Bank]
 
 
 def check_listing(entry: Mapping[str, str], found: Vectors | Clips) -> None:
@@ -516,7 +582,7 @@ def must_be_there(root: Path, log: Sequence[Mapping[str, Any]], tags: Mapping[st
     for name, snapshot_id in [*tags.items(), *(("", entry["snapshot"]) for entry in log[-1:])]:
         snapshot = read_snapshot(root, snapshot_id)
         listed = {entry["set_id"] for entry in snapshot["sets"]}
-        listed |= {entry["manifest_id"] for entry in snapshot["manifests"]}
+        listed |= {entry["manifest_id"] for entry in snapshot["manifests"]} | {*snapshot["prompts"]}
         ids |= listed - lost.get(name, set())
     return ids
 
@@ -526,7 +592,7 @@ def read_store(root: Path) -> WholeStore:
     check_store(root)
     log, tags = read_log(root), read_tags(root)
     ids = must_be_there(root, log, tags)
-    store = WholeStore(log, tags, {}, {}, {})
+    store = WholeStore(log, tags, {}, {}, {}, {})
     for snapshot_id in sorted({*tags.values(), *(entry["snapshot"] for entry in log)}):
         snapshot = store.snapshots[snapshot_id] = read_snapshot(root, snapshot_id)
         for entry in snapshot["sets"]:
@@ -541,4 +607,7 @@ def read_store(root: Path) -> WholeStore:
                 store.manifests[name] = read_manifest(root, name)
             if name in store.manifests:
                 check_listing(entry, store.manifests[name])
+        for name in snapshot["prompts"]:
+            if name not in store.banks and (name in ids or (root / "prompts" / name).is_dir()):
+                store.banks[name] = read_bank(root, name)
     return store

@@ -17,7 +17,11 @@ DIM = 6
 
 def header_of(kind: str, name: str = "mine", *, encoder: str = "small", version: int = 1, **spec: Any) -> BankHeader:
     """A header with vectors of `DIM` numbers."""
-    fields = {"bank_digest": digest_json([name, version]), "weights_sha256": None, "dim": DIM, **spec}
+    fields: dict[str, Any] = {"bank_digest": digest_json([name, version]), "weights_sha256": None, "dim": DIM}
+    if kind == "prompts":
+        tokenizer = {"kind": "letters", "sha256": digest_json("abc"), "context": 8}
+        fields |= {"tokenizer": tokenizer, "text_files": {}, "logit_scale": 100.0, "logit_bias": None}
+    fields |= spec
     return BankHeader(kind=kind, name=name, encoder=encoder, spec=fields)
 
 
