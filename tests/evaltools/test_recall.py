@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedstore import Manifest
+from evaltools.cohort import NotRunnableError
+from evaltools.probe import ProbeOptions, probe_manifest
+from evaltools.report.files import write_results
+from evaltools.report.text import format_results
+from evaltools.task import get_task
+from evaltools.transfer import transfer_manifests
+
+MakeManifest = Callable[..., Manifest]
+Make = Callable[..., Any]
+QUICK = ProbeOptions(draws=200, n_shuffles=5)
+
+
+def _only_a4c(rows: list[dict[str, Any]]) -> None:
+    rows[:] = [row for row in rows if row["view"] == "A4C"]
+
+
+def test_a_set_of_one_view_is_scored_by_recall_after_fitting_on_another(
+    make_manifest: MakeManifest, make_source: Make, tmp_path: Any
+) -> None:
+    origin, single = make_manifest(60), make_manifest(60, name="single", change=_only_a4c, seed=4)
+    pair = (make_source(origin), make_source(single))
+    with pytest.raises(NotRunnableError, match="one class only, 'A4C', in the split 'train'"):
+        probe_manifest([pair[1]], single, task=get_task("view"), options=QUICK)
+    (result,) = transfer_manifests([pair], origin, single, task=get_task("view"), options=QUICK)
+    assert list(result.metrics) == ["recall"] and result.to_dict()["main_metric"] == "recall"
+    predicted = result.predictions.y_pred
+    assert result.metrics["recall"].value == pytest.approx(np.mean(predicted == "A4C"))
+    assert result.metrics["recall"].ci_low is not None and result.p_shuffled is None
+    assert set(result.controls) == {"mean", "random", "metadata"}
+    assert result.controls["mean"]["recall"].value in (0.0, 1.0)
+    assert "so this is recall" in " ".join(result.provenance.notes)
+    assert "recall" in format_results([result])
+    (document,) = write_results([result], tmp_path, command="transfer")
+    assert document["train_dataset"] == "toy" and list(document["metrics"]) == ["recall"]
+
+
+def test_another_task_of_one_class_stays_refused(make_manifest: MakeManifest, make_source: Make) -> None:
+    def women(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["sex"] = "F"
+
+    from evaltools.task import label_task
+
+    sex = label_task("sex", kind="classification")
+    origin, single = make_manifest(60), make_manifest(60, name="single", change=women, seed=4)
+    with pytest.raises(NotRunnableError, match="one class only, 'F', in the split 'test'"):
+        transfer_manifests([(make_source(origin), make_source(single))], origin, single, task=sex, options=QUICK)
+
+
+def test_rows_of_the_target_are_scored_in_a_transfer(make_manifest: MakeManifest, make_source: Make) -> None:
+    origin, target = make_manifest(60), make_manifest(60, name="camus", seed=4)
+    pair = (make_source(origin), make_source(target))
+    results = transfer_manifests([pair], origin, target, task=get_task("lvef"), options=QUICK)
+    assert [result.row.name for result in results] == ["patient", "A2C", "A4C"]
+    patient, a2c, a4c = results
+    assert (patient.counts.n_scored, a2c.counts.n_scored, a4c.counts.n_scored) == (24, 24, 24)
+    assert {clip.split("-")[1] for clip in a2c.predictions.clip_ids} == {"A2C"}
