@@ -23,6 +23,7 @@ from embedstore.build.commit import array_kinds
 from embedstore.build.decode import DecodedClip, DecodeJob, DecodeRequest, Prepared, Refusal, decode_clip
 from embedstore.build.encode import UnitEncoder
 from embedstore.build.plan import BuildPlan, PlannedClip
+from embedstore.build.provenance import worker_facts
 from embedstore.build.units import UnitResult, write_unit
 from embedstore.encoder import Encoder
 from embedstore.errors import MediaError
@@ -169,7 +170,7 @@ def _write(run: EncoderRun, result: UnitResult) -> None:
         kind: partial(cast_for_storage, dtype=run.plan.spec.dtype, what=f"{kind} of {run.plan.spec.title}")
         for kind in kinds
     }
-    write_unit(run.folder, result, kinds=kinds, cast=cast)
+    write_unit(run.folder, result, kinds=kinds, cast=cast, made=worker_facts(run.encoder))
 
 
 def run_units(manifest: Manifest, runs: Sequence[EncoderRun], *, root: Path | None, options: PipelineOptions) -> None:

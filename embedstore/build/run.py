@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from embedstore.build.banks import BankOwner, embed_banks
 from embedstore.build.commit import commit_build, drop_build, drop_stale_builds, open_units
 from embedstore.build.lock import build_lock
 from embedstore.build.pipeline import EncoderRun, PipelineOptions, run_units
 from embedstore.build.plan import BuildPlan, make_plan
+from embedstore.build.provenance import provenance_of
 from embedstore.build.request import BuildOutcome, BuildRequest, Progress
 from embedstore.build.resident import Model, ResidentModels
 from embedstore.build.units import read_receipts
@@ -33,8 +30,6 @@ from embedstore.store import Store
 from embedstore.where import parse_where
 
 __all__ = ["BuildOutcome", "BuildRequest", "Progress", "build_sets"]
-
-_VERSIONED = ("embedstore", "numpy", "pyarrow", "torch", "torchvision", "av", "opencv-python-headless", "pydicom")
 
 
 @dataclass
@@ -113,32 +108,6 @@ def _select(manifest: Manifest, request: BuildRequest) -> list[bool]:
     if not any(selected):
         raise UnknownNameError(f"no clip of manifest {manifest.name!r} fulfils the selection")
     return selected
-
-
-def _provenance(
-    card: EncoderCard, encoder: Encoder | None, plan: BuildPlan, folder: Path, wall_s: float
-) -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    receipts = read_receipts(folder).values()
-    return {
-        "versions": versions,
-        "device": getattr(encoder, "device", "cpu") if encoder is not None else None,
-        "host_class": f"{platform.system()}-{platform.machine()}-{os.cpu_count()}",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "batch_size": plan.batch_size,
-        "licence": card.licence,
-        "licence_forbids": card.licence_forbids,
-        "parent": plan.parent,
-        "wall_seconds": round(wall_s, 3),
-        "decode_seconds": round(sum(receipt.decode_seconds for receipt in receipts), 3),
-        "encode_seconds": round(sum(receipt.encode_seconds for receipt in receipts), 3),
-        "clips_encoded": sum(receipt.rows["clips"] for receipt in receipts),
-    }
 
 
 def _describe(store: Store, plan: BuildPlan, set_id: str, began: float, n_encoded: int) -> BuildOutcome:
@@ -297,7 +266,7 @@ class _DatasetBuild:
                 units_open=len(still_open),
             )
         wall_s = time.perf_counter() - self._began
-        provenance = _provenance(chosen.card, encoder, plan, folder, wall_s)
+        provenance = provenance_of(plan, read_receipts(folder).values(), wall_seconds=wall_s)
         reason = f"build {plan.spec.title} on {plan.dataset}"
         try:
             set_id = commit_build(self._store, plan, folder, provenance=provenance, reason=reason)

@@ -86,7 +86,7 @@ class UnitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A finished unit: the folder of its files, what they must be, how many rows, how long it took."""
+    """A finished unit: the folder of its files, what they must be, how many rows, how long it took, who made it."""
 
     unit: int
     folder: Path
@@ -94,6 +94,7 @@ class Receipt:
     rows: Mapping[str, int]
     decode_seconds: float
     encode_seconds: float
+    made: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Compare every file with its digest.
@@ -136,7 +137,12 @@ def _numbered(clips: Iterable[ClipVectors]) -> Iterator[dict[str, Any]]:
 
 
 def write_unit(
-    build_folder: Path, result: UnitResult, *, kinds: Mapping[str, int], cast: Mapping[str, Any]
+    build_folder: Path,
+    result: UnitResult,
+    *,
+    kinds: Mapping[str, int],
+    cast: Mapping[str, Any],
+    made: Mapping[str, Any] | None = None,
 ) -> Receipt | None:
     """Write a unit's files, then its receipt.
 
@@ -146,6 +152,8 @@ def write_unit(
         The arrays that the set will have.
     cast : mapping of array kind to callable
         From float32 rows to rows of the stored dtype; refuses what does not fit.
+    made : mapping, optional
+        JSON values about the worker, for the set's provenance.
 
     Returns
     -------
@@ -189,6 +197,7 @@ def write_unit(
         rows=rows,
         decode_seconds=result.decode_seconds,
         encode_seconds=result.encode_seconds,
+        made=made or {},
     )
     document = {
         "unit": result.unit,
@@ -197,6 +206,7 @@ def write_unit(
         "rows": rows,
         "decode_seconds": round(result.decode_seconds, 6),
         "encode_seconds": round(result.encode_seconds, 6),
+        "made": dict(receipt.made),
     }
     if create_file(build_folder / "receipts" / f"{result.unit:06d}.json", canonical_json(document)):
         return receipt
@@ -219,5 +229,6 @@ def read_receipts(build_folder: Path) -> dict[int, Receipt]:
             rows=document["rows"],
             decode_seconds=document["decode_seconds"],
             encode_seconds=document["encode_seconds"],
+            made=document.get("made", {}),
         )
     return found

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from embedstore.build.commit import commit_build, drop_build
 from embedstore.build.lock import build_lock
+from embedstore.build.provenance import provenance_of
 from embedstore.errors import BusyError, ContentError, UnknownNameError
 from embedstore.store import Store
 from embedstore.upkeep.builds import BuildState, read_builds
@@ -43,20 +40,6 @@ class CompletedBuild:
         """Return JSON values only."""
         values = dict(vars(self))
         return {**values, "set": values.pop("set_id")}
-
-
-def _provenance(build: BuildState) -> Mapping[str, Any]:
-    """Return what this host knows of a build that others made."""
-    assert build.plan is not None
-    return {
-        "versions": {"python": platform.python_version(), "embedstore": version("embedstore")},
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "batch_size": build.plan.batch_size,
-        "parent": build.plan.parent,
-        "decode_seconds": round(sum(receipt.decode_seconds for receipt in build.receipts), 3),
-        "encode_seconds": round(sum(receipt.encode_seconds for receipt in build.receipts), 3),
-        "clips_encoded": sum(receipt.rows["clips"] for receipt in build.receipts),
-    }
 
 
 def _state_of(build: BuildState) -> str:
@@ -110,7 +93,9 @@ def complete_build(store: Store, build: BuildState) -> CompletedBuild:
         if state == "open":
             return _report(found, state)
         reason = f"build {found.plan.spec.title} on {found.plan.dataset}"
-        set_id = commit_build(store, found.plan, found.folder, provenance=_provenance(found), reason=reason)
+        set_id = commit_build(
+            store, found.plan, found.folder, provenance=provenance_of(found.plan, found.receipts), reason=reason
+        )
         drop_build(found.folder, set_id)
         opened = store.open_set(set_id)
         return CompletedBuild(

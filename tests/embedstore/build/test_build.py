@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import stub_encoder
 
+import embedstore.build.pipeline
 import embedstore.build.plan
 from embedstore.build.lock import build_lock
 from embedstore.build.plan import make_plan
@@ -20,10 +21,18 @@ from embedstore.build.recompute import recompute_set
 from embedstore.build.run import BuildOutcome, BuildRequest, Progress, build_sets
 from embedstore.embedding_set import SetWriter
 from embedstore.encoder import get_card
-from embedstore.errors import BusyError, CorruptionError, MediaError, NothingDecodedError, UnknownNameError
+from embedstore.errors import (
+    BusyError,
+    CorruptionError,
+    MediaError,
+    NothingDecodedError,
+    StorageError,
+    UnknownNameError,
+)
 from embedstore.manifest import DatasetFacts, Manifest, ManifestField
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
+from embedstore.upkeep.complete import complete_builds
 
 LABEL = ManifestField(name="lvef_pct", role="label", kind="number", unit="%")
 
@@ -288,6 +297,38 @@ def test_shards_in_any_order_give_the_same_snapshot(tmp_path: Path, ready: tuple
     (second,) = build(store, shard=(1, 3))
     assert second.set_id is not None and second.units_open == 0
     assert store.snapshot().id == whole.snapshot().id
+
+
+def test_who_commits_tells_who_made_it(
+    tmp_path: Path, ready: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provenance is the same whether the last worker commits or somebody else, but for the time that it took."""
+    store, root = ready
+    whole = Store.create(tmp_path / "whole")
+    whole.add_manifest(manifest_of(root), root=root)
+    build(whole)
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise StorageError("the mount went away")
+
+    real = embedstore.build.pipeline.worker_facts
+    with monkeypatch.context() as patched:
+        patched.setattr("embedstore.build.run.commit_build", cut_off)
+        build(store, shard=(0, 2))
+        patched.setattr(
+            "embedstore.build.pipeline.worker_facts", lambda encoder: {**real(encoder), "device": "cuda:0"}
+        )
+        with pytest.raises(StorageError, match="mount"):
+            build(store, shard=(1, 2))
+    (done,) = complete_builds(store)
+    assert done.state == "committed" and store.snapshot().id == whole.snapshot().id
+    alone, shared = (dict(each.get(dataset="clips", encoder="stub").provenance) for each in (whole, store))
+    assert [worker["device"] for worker in shared.pop("workers")] == ["cpu", "cuda:0"]
+    assert alone.pop("wall_seconds") > 0 and alone.keys() == shared.keys()
+    assert alone["versions"]["numpy"] == np.__version__ and alone["licence"] and alone["clips_encoded"] == 8
+    assert {key: shared[key] for key in ("versions", "host_class", "licence", "batch_size", "clips_encoded")} == {
+        key: alone[key] for key in ("versions", "host_class", "licence", "batch_size", "clips_encoded")
+    }
 
 
 def test_several_encoders_share_one_decode(
