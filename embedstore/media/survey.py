@@ -26,6 +26,9 @@ __all__ = ["FileFacts", "FolderListing", "list_files", "survey_files"]
 _HEAD_BYTES = 1 << 17
 _TIMEOUT_S = 120.0
 _IN_FLIGHT_PER_WORKER = 4
+# Small files travel together: handing one to a worker costs several times what looking at it does.
+_TOGETHER = 32
+_TOGETHER_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +167,46 @@ def survey_files(
     if not paths:
         return facts
     n_workers = min(n_workers, len(paths))
-    with WorkerPool(_survey_file, n_workers=n_workers, timeout_s=_TIMEOUT_S) as pool:
-        outcomes = pool.imap(paths, max_in_flight=max(1, n_workers * _IN_FLIGHT_PER_WORKER))
-        for path, outcome in zip(paths, outcomes, strict=True):
-            facts.append(_failed(path, outcome) if isinstance(outcome, JobFailure) else outcome)
+    batches = _batches(paths, n_workers=n_workers)
+    with WorkerPool(_survey_batch, n_workers=min(n_workers, len(batches)), timeout_s=_TIMEOUT_S) as pool:
+        in_flight = max(1, n_workers * _IN_FLIGHT_PER_WORKER)
+        outcomes = pool.imap(batches, max_in_flight=in_flight)
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            if isinstance(outcome, JobFailure):
+                # Which of them it was shows when each is alone.
+                alone = (
+                    [outcome] if len(batch) == 1 else pool.imap([(path,) for path in batch], max_in_flight=in_flight)
+                )
+                for path, single in zip(batch, alone, strict=True):
+                    facts += [_failed(path, single)] if isinstance(single, JobFailure) else single
+            else:
+                facts += outcome
             if progress is not None:
-                progress(len(facts), len(paths))
+                for done in range(len(facts) - len(batch) + 1, len(facts) + 1):
+                    progress(done, len(paths))
     return facts
+
+
+def _batches(paths: Sequence[Path], *, n_workers: int) -> list[tuple[Path, ...]]:
+    """Return neighbours together while they are small, so few that every worker has some."""
+    most = max(1, min(_TOGETHER, len(paths) // max(1, n_workers * _IN_FLIGHT_PER_WORKER)))
+    batches: list[list[Path]] = []
+    room = 0
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:  # told by who opens it
+            size = 0
+        if not batches or size > room or len(batches[-1]) == most:
+            batches.append([])
+            room = _TOGETHER_BYTES
+        batches[-1].append(path)
+        room -= size
+    return [tuple(batch) for batch in batches]
+
+
+def _survey_batch(paths: Sequence[Path]) -> list[FileFacts]:
+    return [_survey_file(path) for path in paths]
 
 
 def _survey_file(path: Path) -> FileFacts:

@@ -103,6 +103,40 @@ def test_a_worker_that_dies_costs_one_probe(files: list[Path], monkeypatch: pyte
     assert "not there" in gone.problem
 
 
+class _FatalTogether(_Pool):
+    """A pool whose worker dies of one file, with all that travel beside it."""
+
+    jobs: list[int] = []
+    fatal: Path
+
+    def imap(self, jobs: Sequence[tuple[Path, ...]], *, max_in_flight: int) -> Iterator[Any]:
+        for job in jobs:
+            self.jobs.append(len(job))
+            died = self.fatal in job
+            yield JobFailure("decoder-died", "the decoder process died") if died else self.function(job)
+
+
+def test_a_file_that_takes_its_neighbours_down_is_looked_at_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number:02d}.png" for number in range(40)]
+    for path in paths:
+        path.write_bytes(PIXEL)
+    monkeypatch.setattr(_FatalTogether, "fatal", paths[7], raising=False)
+    monkeypatch.setattr(_FatalTogether, "jobs", [])
+    monkeypatch.setattr(survey, "WorkerPool", _FatalTogether)
+    told: list[int] = []
+    facts = survey_files(paths, n_workers=1, progress=lambda done, _: told.append(done))
+    assert [fact.path for fact in facts] == paths and told == list(range(1, 41))
+    assert [fact.path for fact in facts if fact.problem] == [paths[7]]
+    assert {fact.sha256 for fact in facts} == {hashlib.sha256(PIXEL).hexdigest()}
+    assert _FatalTogether.jobs == [10, *[1] * 10, 10, 10, 10]
+    monkeypatch.setattr(survey, "_TOGETHER_BYTES", 2 * len(PIXEL))
+    _FatalTogether.jobs.clear()
+    survey_files(paths[8:], n_workers=1)
+    assert set(_FatalTogether.jobs) == {2}
+
+
 def test_a_missing_decoder_is_no_fact_about_a_file(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Pool, "outcomes", (MissingExtraError("install it"),))
     monkeypatch.setattr(survey, "WorkerPool", _Pool)
