@@ -66,10 +66,12 @@ def _names(file: str) -> tuple[str, ...]:
     return (f"weights/{file}", f"model_data/weights/{file}", file)
 
 
+# What decides a prompt's vector beside the weights of the video encoder.
+_TEXT_FILES = ("echo_prime_text_encoder.pt", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+
 ECHOPRIME_CARD = PublishedCard(
     name="echoprime",
-    summary="EchoPrime: an MViT v2 of 16 frames, trained on 12 million videos with their reports; fed as videos, red "
-    "first (the authors' DICOM path masks and feeds blue first).",
+    summary="EchoPrime: an MViT v2 of 16 frames, trained on 12 million videos with their reports.",
     unit="clip",
     clip_dim=_DIM,
     frame_dim=_STEP_DIM,
@@ -77,7 +79,7 @@ ECHOPRIME_CARD = PublishedCard(
     loader="encoders.echoprime:load",
     text_loader="encoders.echoprime_text:load",
     text_tower="BiomedBERT, 512 tokens; word pieces from vocab.txt or tokenizer.json beside its weights",
-    text_files=("weights/echo_prime_text_encoder.pt", "echo_prime_text_encoder.pt", "vocab.txt", "tokenizer.json"),
+    text_files=tuple(name for file in _TEXT_FILES for name in _names(file)),
     preprocessing=pixel_record(
         _STEPS, mean=_MEAN, std=_STD, vectors="raw", scale=1, frames="mean-of-tokens-after-last-norm"
     ),
@@ -109,10 +111,13 @@ ECHOPRIME_CARD = PublishedCard(
     weights_names=_names("echo_prime_encoder.pt"),
     weights_url=_ARCHIVE,
     weights_member="model_data/weights/echo_prime_encoder.pt",
-    # As a third party reports the file.
     weights_sha256="7ca32e8bfde248bd6d8c7e46fdb7440385169af4dc2f416b5de840bdc2e64f3b",
     weights_bytes=138_642_379,
     n_parameters=34_623_872,
+    layout="a bare state dict of 397 keys, torchvision's mvit_v2_s with a last layer of 512; none is dropped",
+    left_open="clips are fed as the authors feed videos, red first; their DICOM path masks what lies outside the "
+    "ultrasound and feeds blue first, which is not offered; SHA-256 and size are as a third party reports the file, "
+    "and its path inside the archive is as the authors' code opens it",
     licence=_LICENCE,
     licence_forbids=_FORBIDS,
     paper=_PAPER,
@@ -145,6 +150,10 @@ ECHOPRIME_VIEW_CARD = PublishedCard(
     weights_url=_ARCHIVE,
     weights_member="model_data/weights/view_classifier.pt",
     n_parameters=87_577_739,
+    layout="a bare state dict of 344 keys, torchvision's convnext_base with a last layer of 11; that layer is stored "
+    "as a head, a softmax over the views",
+    left_open="the authors show it the first frame of a clip only; its path inside the archive is as their code "
+    "opens it",
     licence=_LICENCE,
     licence_forbids=_FORBIDS,
     paper=_PAPER,

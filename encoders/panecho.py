@@ -172,6 +172,10 @@ PANECHO_CARD = PublishedCard(
     weights_names=("panecho.pt",),
     weights_url=_URL,
     n_parameters=42_063_514,
+    layout='{"weights": state dict, ...}: 309 keys, 229 of the encoder and 80 of the 40 task heads, which are stored '
+    "as such; the fixed positions are computed, as the authors do",
+    left_open="the authors draw the windows at random and train on frames that are 256x256 already; whether the file "
+    "holds more than its optimizer's state was not seen, and one that names code asks for --trust-checkpoint",
     licence="CC BY-NC-SA 4.0 (weights; the authors' code is AGPL-3.0, none of it is used here)",
     licence_forbids="commercial use, and passing on under other terms",
     paper="Holste et al., Complete AI-Enabled Echocardiography Interpretation With Multitask Deep Learning, JAMA, "

@@ -18,6 +18,7 @@ from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from embedstore.encoder import LoadRequest, load_encoder
 from embedstore.errors import EnvironmentFailure, FormatError, StorageError
+from embedstore.store import Store
 from encoders import echoprime, echoprime_model
 from encoders.echoprime import ECHOPRIME_CARD, ECHOPRIME_VIEW_CARD, VIEWS
 from encoders.testing import EncoderConformance
@@ -362,10 +363,8 @@ def test_wrong_files_are_named(shallow: Path, tmp_path: Path, monkeypatch: pytes
         load(None)
 
 
-@pytest.mark.parametrize("variant", ["published", "palindrome"])
-def test_a_build_pads_the_short_and_repeats_the_still(variant: str, shallow: Path, embed_folder) -> None:
-    title = "echoprime" if variant == "published" else f"echoprime@{variant}"
-    built = embed_folder(title, shallow, {"long": 32, "short": 9, "still": 1})
+def test_a_build_pads_the_short_and_repeats_the_still(shallow: Path, embed_folder) -> None:
+    built = embed_folder("echoprime", shallow, {"long": 32, "short": 9, "still": 1})
     assert built.clips.shape == (3, 512) and built.failures.num_rows == 0
     assert built.index["n_padded"].to_pylist() == [0, 11, 15]
     assert np.array_equal(built.clips[:], built.windows[:])
@@ -377,10 +376,20 @@ def test_a_build_pads_the_short_and_repeats_the_still(variant: str, shallow: Pat
     assert len(still) == 8 and len({row.tobytes() for row in built.clips[:]}) == 3
 
 
-def test_a_build_with_the_view_classifier(shallow: Path, embed_folder) -> None:
+def test_a_build_with_the_view_classifier(shallow: Path, embed_folder, tmp_path: Path) -> None:
     built = embed_folder("echoprime-view", shallow, {"clip": 5, "still": 1})
     assert built.clips.shape == (2, 1024) and [row["frame"] for row in built.frame_index.to_pylist()] == [0, 0]
     assert np.array_equal(built.clips[:], built.frames[:]), "not normalised: the head applies to a clip's vector"
+    bank = Store.open(tmp_path / "store").bank(kind="heads", encoder="echoprime-view")
+    assert bank.rows["label"].to_pylist() == list(VIEWS) and bank.vectors.shape == (11, 1024)
+
+
+def test_a_build_without_the_text_tower_goes_on(shallow: Path, embed_folder, tmp_path: Path) -> None:
+    alone = tmp_path / "echo_prime_encoder.pt"
+    alone.symlink_to(shallow / "weights" / "echo_prime_encoder.pt")
+    built = embed_folder("echoprime@uniform16", alone, {"clip": 20}, "--no-frames")
+    assert built.clips.shape == (1, 512) and built.array("frames") is None
+    assert Store.open(tmp_path / "store").banks(encoder="echoprime") == []
 
 
 class TestConformance(EncoderConformance):

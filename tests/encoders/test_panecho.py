@@ -17,6 +17,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt, convnext_tiny
 from embedstore.encoder import LoadRequest, load_encoder
 from embedstore.errors import FormatError, UnknownNameError
 from embedstore.spec import FrameSampling
+from embedstore.store import Store
 from encoders import panecho, panecho_model
 from encoders.panecho import PANECHO_CARD, TASKS
 from encoders.testing import EncoderConformance
@@ -291,6 +292,8 @@ def test_a_build_keeps_windows_clips_and_frames(shallow: Path, embed_folder, tmp
         ("still", 0),
     ]
     assert {row["frame_kind"] for row in frames} == {"frame"} and built.frames.shape == (28, 768)
+    bank = Store.open(tmp_path / "store").bank(kind="heads", encoder="panecho")
+    assert bank.vectors.shape == (58, 768) and len(set(bank.rows["task"].to_pylist())) == 40
 
 
 def test_without_frames_the_image_encoder_runs_once(shallow: Path, embed_folder, monkeypatch) -> None:
