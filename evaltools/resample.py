@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaltools.metrics import Codes, Floats
+from evaltools.threads import one_blas_thread
 
 __all__ = ["DEFAULT_DRAWS", "Estimate", "estimate_metrics", "interval_refusal", "patient_codes", "patient_draws"]
 
@@ -114,6 +115,11 @@ def estimate_metrics(
     refusal : str or None
         From `interval_refusal`.
     """
+    with one_blas_thread():  # products of blocks of draws with a few columns
+        return _estimates(scorer, n_patients, draws, seed, refusal)
+
+
+def _estimates(scorer: Scorer, n_patients: int, draws: int, seed: int, refusal: str | None) -> dict[str, Estimate]:
     values = {name: float(replicate[0]) for name, replicate in scorer(np.ones((1, n_patients))).items()}
     if refusal is None and draws < 1:
         refusal = "no bootstrap was asked for"

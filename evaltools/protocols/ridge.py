@@ -58,8 +58,8 @@ class RidgePath(Probe):
         """
         self._single = y.ndim == 1
         targets, targets_val = y.reshape(len(y), -1), y_val.reshape(len(y_val), -1)
-        self._standardise = Standardiser.of(np.asarray(X, dtype=np.float64))
-        train, val = self._standardise(X), self._standardise(X_val)
+        self._standardise, train = Standardiser.applied(np.asarray(X, dtype=np.float64))
+        val = self._standardise(X_val)
         self._gram = train.T @ train if len(train) > train.shape[1] else None
         self.strengths_ = np.sort(np.asarray(self.strengths, dtype=np.float64))[::-1]
         self.validation_mse_ = self._path(train, targets, val, targets_val)
@@ -77,22 +77,25 @@ class RidgePath(Probe):
             eigenvalues, basis = np.linalg.eigh(train @ train.T)
             projected, seen = basis.T @ centred, (val @ train.T) @ basis
         eigenvalues = np.maximum(eigenvalues, 0.0)
+        shrunk = eigenvalues[:, None] + self.strengths_ * len(train)
+        wanted = targets_val - mean
         errors = np.empty((len(self.strengths_), targets.shape[1]))
-        for position, strength in enumerate(self.strengths_):
-            fitted = seen @ (projected / (eigenvalues + strength * len(train))[:, None])
-            errors[position] = np.mean((fitted + mean - targets_val) ** 2, axis=0)
+        for target in range(targets.shape[1]):  # all strengths of a target in one product
+            fitted = seen @ (projected[:, target, None] / shrunk)
+            errors[:, target] = np.mean((fitted - wanted[:, target, None]) ** 2, axis=0)
         return errors
 
     def _refit(self, train: Floats, targets: Floats, val: Floats, targets_val: Floats) -> None:
-        features, values = np.concatenate([train, val]), np.concatenate([targets, targets_val])
-        n, dims = features.shape
-        offset, self.intercept_ = features.mean(axis=0), values.mean(axis=0)
+        values = np.concatenate([targets, targets_val])
+        n, dims = len(values), train.shape[1]
+        offset, self.intercept_ = val.sum(axis=0) / n, values.mean(axis=0)  # train has mean zero
         centred = values - self.intercept_
-        if self._gram is not None:  # train has mean zero, so its Gram matrix only needs the new rows and the shift
+        features = train
+        if self._gram is not None:  # so its Gram matrix only needs the new rows and the shift
             system = self._gram + val.T @ val - n * np.outer(offset, offset)
-            right = features.T @ centred
+            right = train.T @ centred[: len(train)] + val.T @ centred[len(train) :]
         else:
-            features = features - offset
+            features = np.concatenate([train, val]) - offset
             system, right = features @ features.T, centred
         self.coef_ = np.empty((dims, targets.shape[1]))
         diagonal = np.arange(len(system))
