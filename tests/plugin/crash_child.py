@@ -74,10 +74,14 @@ def run(store: Path, fault: tuple[str, ...] = (), shard: tuple[int, int] | None 
         message = " ".join([str(error), *getattr(error, "__notes__", ())])
         if "\n" in message:
             sys.exit(99)
-        store.with_suffix(".error").write_text(message)
+        _said_in(store).write_text(message)
         sys.exit(error.exit_code)
 
 
 def said(store: Path) -> str:
     """The sentence that the last `run` on a store ended with."""
-    return store.with_suffix(".error").read_text()
+    return _said_in(store).read_text()
+
+
+def _said_in(store: Path) -> Path:
+    return Path(os.environ.get("CRASH_CHILD_SAID", store.with_suffix(".error")))

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +128,120 @@ def test_a_disk_that_fails(
             )
             check_whole(store, expected)
             shutil.rmtree(store.layout.root)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("EACCES", "permission is denied"),
+        ("EROFS", "the file system is read-only"),
+        ("EDQUOT", "the disk quota is used up"),
+        ("ESTALE", "the network file system went away"),
+    ],
+)
+def test_other_refusals_of_the_disk(
+    code: str, words: str, media: tuple[Path, Manifest], reference: tuple[str, dict[str, int]], tmp_path: Path
+) -> None:
+    expected, counts = reference
+    store = fresh(tmp_path / "store", media)
+    before = store.snapshot().id
+    number = random.Random(code).randint(1, counts["write"] // 2)
+    assert run(store, "write", code, str(number)) == 1
+    told = said(store.layout.root)
+    assert words in told and f"cannot write {store.layout.root}" in told
+    assert store.snapshot().id == before
+    check_whole(store, expected)
+
+
+SYSTEM_CALLS = {
+    "write": "write,pwrite64,writev",
+    "fsync": "fsync,fdatasync",
+    "link": "link,linkat",
+    "rename": "rename,renameat,renameat2",
+    "unlink": "unlink,unlinkat,rmdir",
+}
+BUILD_ONCE = "import pathlib, sys, crash_child; crash_child.run(pathlib.Path(sys.argv[1]))"
+
+
+def traced(store: Store, calls: str, what: str) -> int:
+    """Build in a process whose system calls the kernel's tracer spoils; the counts are for each thread."""
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:{what}"]
+    done = subprocess.run(
+        [*command, sys.executable, "-B", "-c", BUILD_ONCE, str(store.layout.root)],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    return done.returncode
+
+
+WHATS = ("error=ENOSPC", "error=EIO", "signal=KILL")
+EVERY_CALL = [
+    pytest.param(operation, what, 100, marks=pytest.mark.slow) for operation in SYSTEM_CALLS for what in WHATS
+]
+SOME_CALLS = [("fsync", "error=EIO", 1), ("rename", "signal=KILL", 1)]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(("operation", "what", "last"), [*SOME_CALLS, *EVERY_CALL])
+def test_system_calls_that_fail(
+    operation: str,
+    what: str,
+    last: int,
+    media: tuple[Path, Manifest],
+    reference: tuple[str, dict[str, int]],
+    tmp_path: Path,
+) -> None:
+    """Call 1, 2, 3 ... fails, until a build comes through: nothing is left that could."""
+    expected, _ = reference
+    for number in range(1, last + 1):
+        store = fresh(tmp_path / f"store-{number}", media)
+        code = traced(store, SYSTEM_CALLS[operation], f"{what}:when={number}")
+        if code == 0 and number > 1:
+            assert store.snapshot().id == expected
+            break
+        assert code in ((-9, 137) if what == "signal=KILL" else (1,)), (operation, what, number, code)
+        check_whole(store, expected)
+        shutil.rmtree(store.layout.root)
+
+
+SMALL_DISK = """
+mkdir "$1/disk" && mount -t tmpfs -o size=120k none "$1/disk" && cp -r "$1/store" "$1/disk/store" || exit 1
+build() { CRASH_CHILD_SAID="$1/$2" "$PYTHON" -c "$BUILD_ONCE" "$1/disk/store"; echo "$2 $?"; }
+build "$1" small
+mount -o remount,size=64m,ro "$1/disk"
+build "$1" read-only
+mount -o remount,rw "$1/disk"
+build "$1" large
+rm -r "$1/store" && cp -r "$1/disk/store" "$1/store"
+"""
+
+
+def test_a_disk_that_is_really_full_and_then_read_only(
+    media: tuple[Path, Manifest], reference: tuple[str, dict[str, int]], tmp_path: Path
+) -> None:
+    """A file system of a few hundred KiB in a name space of its own."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode != 0:
+        pytest.skip("name spaces are not to be had here")
+    store = fresh(tmp_path / "store", media)
+    before, expected = store.snapshot().id, reference[0]
+    done = subprocess.run(
+        [*unshare, "bash", "-c", SMALL_DISK, "bash", str(tmp_path)],
+        env={**os.environ, "PYTHON": sys.executable, "BUILD_ONCE": BUILD_ONCE},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["small 1", "read-only 1", "large 0"], done.stdout + done.stderr
+    for name, words in (("small", "the disk is full"), ("read-only", "the file system is read-only")):
+        told = (tmp_path / name).read_text()
+        assert words in told and f"{tmp_path}/disk/store" in told
+    assert before != expected and Store.open(tmp_path / "store").snapshot().id == expected
+    check_whole(Store.open(tmp_path / "store"), expected)
 
 
 @MODE
