@@ -81,7 +81,7 @@ def load(request: LoadRequest) -> ClipEncoder:
     """
     from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import pick_device
-    from encoders.model_folder import shapes_of_state
+    from encoders.model_folder import shape_of, shapes_of_state
     from encoders.vjepa2_keys import authors_spelling, from_authors, target_encoder
     from encoders.vjepa2_model import Vjepa2, Vjepa2Sizes
 
@@ -89,8 +89,10 @@ def load(request: LoadRequest) -> ClipEncoder:
     checkpoint, file, _ = open_given(
         request, locate=ECHOJEPA_CARD.locate_weights, names=_FILES, source=ECHOJEPA_CARD.weights_source
     )
-    state = from_authors(target_encoder(checkpoint, source=file), source=file)
-    del checkpoint  # two thirds of the file are the optimizer's
+    target = target_encoder(checkpoint, source=file)
+    shape_of(shapes_of_state(target), "patch_embed.proj.weight", n_sides=5, source=file)
+    state = from_authors(target, source=file)
+    del checkpoint, target  # most of the file is the optimizer's
     sizes = Vjepa2Sizes.read(shapes_of_state(state), source=file)
     check_dim(spec, dim=sizes.width, side=_SIDE, source=file)
     with without_initialisation():

@@ -160,6 +160,8 @@ def test_wrong_checkpoints_of_echojepa_are_refused_with_their_keys(video, load, 
         load(ECHOJEPA_CARD, changed(lambda opened: opened.pop("target_encoder")))
     with pytest.raises(FormatError, match=r"4 keys are missing: blocks.0.attn.qkv.bias, .* unexpected: cls_token"):
         load(ECHOJEPA_CARD, video("echofm")[0] / "echofm_vitl.pth")
+    with pytest.raises(FormatError, match="the key patch_embed.proj.weight is missing, its first keys are"):
+        load(ECHOJEPA_CARD, video("vjepa2", depth=1)[0] / "model.safetensors")
     whole = (video("echojepa")[0] / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StorageError, match="cut off or damaged"):
