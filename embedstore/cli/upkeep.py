@@ -168,6 +168,10 @@ def _say_forgotten(outcome: ForgetOutcome, patient_id: str) -> None:
     if not outcome.n_clips:
         say(f"no manifest has a patient {patient_id}; what an earlier, interrupted run left is cleared up with --yes")
         return
+    for copy in outcome.sent:
+        held_it = "held" if copy.is_certain else "may have held"
+        sent = f"snapshot {copy.disclosure.snapshot_id[:_PREFIX]} of {copy.disclosure.time}"
+        say(f"tell {copy.disclosure.recipient}: {sent} {held_it} the patient, there called {copy.patient}")
     say("not reached: copies sent elsewhere, backups, and manifest files outside the store that have the patient")
     freed = _megabytes(outcome.n_bytes_freed)
     say(

@@ -15,9 +15,10 @@ from typing import Any
 from embedstore.errors import CorruptionError
 from embedstore.files import create_file, read_sealed_json, seal_json, storage_errors
 from embedstore.layout import StoreLayout, log_number
+from embedstore.snapshot.pseudonyms import all_maps
 from embedstore.store import Store
 
-__all__ = ["Disclosure", "note_disclosure", "read_disclosures", "sent_with"]
+__all__ = ["Disclosure", "SentCopy", "note_disclosure", "read_disclosures", "sent_copies"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,58 @@ def note_disclosure(
     return entry
 
 
-def sent_with(layout: StoreLayout, ids: Collection[str]) -> list[Disclosure]:
-    """Return the sendings made from one of these sets or manifests."""
-    wanted = set(ids)
-    return [entry for entry in read_disclosures(layout) if wanted & {*entry.sets, *entry.manifests}]
+@dataclass(frozen=True, kw_only=True)
+class SentCopy:
+    """A sending that held, or may have held, a patient.
+
+    Attributes
+    ----------
+    disclosure : Disclosure
+    patient : str
+        What the patient is called there.
+    is_certain : bool
+        False where the sets that it was made from are gone, so that nobody can tell.
+    """
+
+    disclosure: Disclosure
+    patient: str
+    is_certain: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values only."""
+        return {
+            "snapshot": self.disclosure.snapshot_id,
+            "recipient": self.disclosure.recipient,
+            "time": self.disclosure.time,
+            "patient": self.patient,
+            "certain": self.is_certain,
+        }
+
+
+def sent_copies(store: Store, patient_id: str, *, datasets: Collection[str], ids: Collection[str]) -> list[SentCopy]:
+    """Return the sendings that held a patient: who must be told, of whom, under which name.
+
+    Parameters
+    ----------
+    datasets : collection of str
+        Where the patient stands.
+    ids : collection of str
+        Sets and manifests of this store that hold the patient.
+    """
+    layout, found = store.layout, []
+    maps = {names.recipient: names for names in all_maps(layout)}
+    for entry in read_disclosures(layout):
+        named = sorted(set(datasets) & set(entry.datasets))
+        if not named:
+            continue
+        sources = {*entry.sets, *entry.manifests}
+        gone = any(not layout.set_folder(set_id).exists() for set_id in entry.sets) or any(
+            not layout.manifest_file(manifest_id).exists() for manifest_id in entry.manifests
+        )
+        if not sources & set(ids) and not gone:
+            continue
+        names = None if entry.internal else maps.get(entry.recipient)
+        pseudonym = None if names is None else names.known(named[0], "patient", patient_id)
+        copy = SentCopy(disclosure=entry, patient=pseudonym or patient_id, is_certain=bool(sources & set(ids)))
+        found.append(copy)
+    return found

@@ -18,12 +18,22 @@ from typing import Any, Literal
 
 from embedstore.errors import FormatError, PolicyError, UnknownNameError
 from embedstore.files import parse_json, read_file, replace_file, seal_json, storage_errors
-from embedstore.identity import canonical_json, digest_json, sha256_hex
+from embedstore.identity import canonical_json, digest_json
 from embedstore.layout import StoreLayout
 from embedstore.locks import host_lock
 from embedstore.snapshot.paths import path_name
 
-__all__ = ["PUBLIC_RECIPIENT", "Kind", "Pseudonyms", "keyed_digest", "new_recipient", "read_join_key", "read_map"]
+__all__ = [
+    "PUBLIC_RECIPIENT",
+    "Kind",
+    "Pseudonyms",
+    "all_maps",
+    "forget_names",
+    "keyed_digest",
+    "new_recipient",
+    "read_join_key",
+    "read_map",
+]
 
 Kind = Literal["clip", "patient", "study"]
 PUBLIC_RECIPIENT = "public"
@@ -198,6 +208,10 @@ def all_maps(layout: StoreLayout) -> list[Pseudonyms]:
     return [Pseudonyms(layout, str(_parse_map(path)["recipient"])) for path in paths]
 
 
-def join_key_id(key: bytes) -> str:
-    """Return what tells two join keys apart without telling them."""
-    return sha256_hex(b"embedstore join key\0" + key)[:16]
+def forget_names(layout: StoreLayout, dataset: str, originals: Mapping[Kind, Iterable[str]]) -> None:
+    """Take the names of a forgotten patient out of the maps of every recipient."""
+    for names in all_maps(layout):
+        with names.hold():
+            names.reload()
+            if names.forget(dataset, originals):
+                names.save()

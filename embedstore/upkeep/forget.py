@@ -19,6 +19,9 @@ from embedstore.errors import BusyError
 from embedstore.files import TEMPORARY_PREFIX
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX
+from embedstore.manifest import Manifest
+from embedstore.snapshot.disclosure import SentCopy, sent_copies
+from embedstore.snapshot.pseudonyms import Kind, forget_names
 from embedstore.snapshot.references import add_forgotten, to_forget
 from embedstore.snapshot.tags import list_tags
 from embedstore.store import Store
@@ -65,6 +68,8 @@ class ForgetOutcome:
     snapshots : list of HeldSnapshot
         Newest first; they can be listed but not restored afterwards.
     n_bytes_freed : int
+    sent : list of SentCopy
+        Snapshots with the patient that were sent to others, whom only a letter reaches.
     """
 
     is_dry: bool
@@ -75,6 +80,7 @@ class ForgetOutcome:
     builds: list[BuildState] = field(default_factory=list)
     snapshots: list[HeldSnapshot] = field(default_factory=list)
     n_bytes_freed: int = 0
+    sent: list[SentCopy] = field(default_factory=list)
 
     @property
     def tags(self) -> list[str]:
@@ -95,6 +101,7 @@ class ForgetOutcome:
             "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],
             "tags": self.tags,
             "bytes": self.n_bytes_freed,
+            "sent": [copy.to_dict() for copy in self.sent],
         }
 
 
@@ -232,6 +239,17 @@ def _leave_out(store: Store, trace: Trace, written: dict[str, str | None]) -> Ca
     return change
 
 
+def _studies(store: Store, trace: Trace) -> dict[str, set[str]]:
+    """Return the studies that hold the patient's clips, by data set."""
+    found: dict[str, set[str]] = {name: set() for name in trace.clips}
+    for manifest_id in trace.manifests:
+        manifest = Manifest.read(store.layout.manifest_file(manifest_id))
+        for clip_id, study in zip(manifest.clip_ids, manifest.column("study_id"), strict=True):
+            if study is not None and clip_id in trace.clips[manifest.name]:
+                found[manifest.name].add(study)
+    return found
+
+
 class _Forgetting:
     """One run: what is known of the patient is looked up again whenever others may have committed."""
 
@@ -276,7 +294,9 @@ class _Forgetting:
             builds=_builds_with(store, trace),
             snapshots=_snapshots_with(store, {*trace.sets, *trace.manifests}),
             n_bytes_freed=freed_bytes(_vectors(store, trace) + _manifests(store, trace)),
+            sent=sent_copies(store, self._patient_id, datasets=trace.clips, ids={*trace.sets, *trace.manifests}),
         )
+        studies = _studies(store, trace)
         if not apply:
             return outcome
         for _ in range(_ATTEMPTS):
@@ -289,6 +309,13 @@ class _Forgetting:
             if not self._is_back:
                 sweep(store, choose=self._choose_manifests)
             if not self._is_back:
+                for dataset, clip_ids in trace.clips.items():
+                    originals: dict[Kind, Collection[str]] = {
+                        "patient": [self._patient_id],
+                        "study": studies[dataset],
+                        "clip": clip_ids,
+                    }
+                    forget_names(store.layout, dataset, originals)
                 return outcome
         raise BusyError("other processes commit the patient again and again; stop them and run the same command")
 

@@ -327,3 +327,25 @@ def test_create_picks_by_encoder_and_task(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'lvef'"):
         create_snapshot(store, "two", tasks=["lvf"])
     assert replace(tag, time="") == replace(create_snapshot(store, "one", encoders=["small"]), time="")
+
+
+def test_forget_patient_names_who_must_be_told(store: Store, tmp_path: Path) -> None:
+    from embedstore.upkeep.forget import forget_patient
+
+    outcome = export_of(store, tmp_path / "out")
+    patient = hospital_manifest().column("patient_id")[0]
+    sent_name = Pseudonyms(store.layout, "lab-b").known("mine", "patient", patient)
+    assert sent_name in manifest_in(tmp_path / "out").column("patient_id")
+    looked = forget_patient(store, patient)
+    (copy,) = looked.sent
+    assert copy.to_dict()["snapshot"] == outcome.snapshot.id and copy.is_certain
+    assert (copy.disclosure.recipient, copy.patient) == ("lab-b", sent_name)
+    ran = run_command("forget-patient", patient, "--store", store.layout.root, "--yes")
+    assert ran.code == 0 and f"tell lab-b: snapshot {outcome.snapshot.id[:12]}" in ran.out and sent_name in ran.out
+    assert where_found(store.layout.private, patient) == []
+    assert where_found(store.layout.root, clip_id_of(0)) == []
+    other = hospital_manifest().column("patient_id")[4]
+    (copy,) = forget_patient(store, other).sent
+    assert not copy.is_certain  # the sets that were sent are gone, so nobody can tell; it is said all the same
+    again = export_of(store, tmp_path / "again")
+    assert again.snapshot.datasets[0].n_clips == N_CLIPS - 2

@@ -1,8 +1,9 @@
 """The threats of imported data, one by one, and snapshots made to hurt: refused, nothing seen, nothing touched.
 
 S1 names, S2 links, S3 bombs, S4 and S5 array metadata, S6 pickles, S7 Parquet, S8 FAISS, S9 values, S10 ids, S11
-YAML, S14 rollback, S15 and S16 what is shown to people, S17 spreadsheets, S19 shuffled rows. S12 (checkpoints) and S18
-(media) have tests beside their readers; S13 (addresses) beside the remotes.
+YAML, S14 mixtures, S15 and S16 what is shown to people. S12 (checkpoints) and S18 (media) have tests beside their
+readers, S13 (addresses) beside the remotes, S17 (spreadsheets) beside the reports; rows that were shuffled (S19)
+cannot be told from their digests, and are what ``embedstore verify --recompute`` is for.
 
 `make test` runs every attack in this process and some in a child with limits; `make test-slow` all of them there.
 """
