@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +18,19 @@ def shrink(frames: np.ndarray, *, n_missing: int = 0) -> np.ndarray:
     grey = frames.astype(np.float32).mean(axis=3)
     height, width = grey.shape[1] // 8 * 8, grey.shape[2] // 8 * 8
     return grey[:, :height, :width].reshape(len(grey), 8, height // 8, 8, width // 8).mean(axis=(2, 4))
+
+
+def shrink_or_break(frames: np.ndarray, *, n_missing: int = 0) -> np.ndarray:
+    """`shrink`, but for clips of one grey: a worker dies of 40, hangs on 80, and asks for all memory on 120."""
+    grey = int(round(float(frames.mean())))
+    if frames.std() < 3:
+        if abs(grey - 40) < 5:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif abs(grey - 80) < 5:
+            time.sleep(1000)
+        elif abs(grey - 120) < 5:
+            np.ones(1 << 40)
+    return shrink(frames, n_missing=n_missing)
 
 
 def shrink_window(frames: np.ndarray, *, n_missing: int = 0) -> np.ndarray:

@@ -6,21 +6,24 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import stub_encoder
+from clip_files import write_avi
 
 import embedstore.build.pipeline
 import embedstore.build.plan
 from embedstore.build.lock import build_lock
+from embedstore.build.pipeline import PipelineOptions
 from embedstore.build.plan import make_plan
 from embedstore.build.recompute import recompute_set
 from embedstore.build.run import BuildOutcome, BuildRequest, Progress, build_sets
 from embedstore.embedding_set import SetWriter
-from embedstore.encoder import get_card
+from embedstore.encoder import LoadRequest, get_card
 from embedstore.errors import (
     BusyError,
     CorruptionError,
@@ -232,6 +235,99 @@ def test_failures_are_rows_with_reasons_and_pass_later(ready: tuple[Store, Path]
     (outcome,) = build(store)
     assert (outcome.n_ok, outcome.n_failed) == (7, 3)
     assert verify_store(store, quick=False).ok
+
+
+def test_workers_that_die_hang_or_take_all_memory_cost_their_clip(
+    ready: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, root = ready
+    for grey in (40, 80, 120):
+        write_avi(root / f"grey-{grey}.avi", np.full((12, 48, 64, 3), grey, np.uint8))
+    store.add_manifest(manifest_of(root), root=root)
+
+    def load(card: object, request: LoadRequest) -> stub_encoder.StubEncoder:
+        return stub_encoder.StubEncoder(request.spec, preprocess=stub_encoder.shrink_or_break)
+
+    monkeypatch.setattr("embedstore.build.run.load_encoder", load)
+    monkeypatch.setattr("embedstore.build.run.PipelineOptions", partial(PipelineOptions, decode_timeout_s=5.0))
+    (outcome,) = build_sets(store, BuildRequest(encoders=("stub",), n_workers=1))
+    assert (outcome.n_ok, outcome.n_failed) == (8, 3)
+    failed = {clip_id: reason for clip_id, reason, _ in outcome.failed_clips}
+    assert failed == {"grey-40": "decoder-died", "grey-80": "timeout", "grey-120": "out-of-memory"}
+    assert verify_store(store, quick=False).ok
+    # Such reasons may pass: the same command, on a machine that is well, completes the set.
+    monkeypatch.undo()
+    (outcome,) = build(store)
+    assert (outcome.n_ok, outcome.n_failed, outcome.n_reused) == (11, 0, 8)
+
+
+def test_a_media_mount_that_vanishes_comes_back(ready: tuple[Store, Path]) -> None:
+    """Half way through, every file is gone: the clips are failures that the same command makes good."""
+    store, root = ready
+    away, seen = root.with_name("away"), 0
+
+    def unmount(clip_id: str, reason: str | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            root.rename(away)
+
+    request = BuildRequest(encoders=("stub",), n_workers=0)
+    (outcome,) = build_sets(store, request, progress=Progress(clip=unmount))
+    assert (outcome.n_ok, outcome.n_failed) == (3, 5) and outcome.reasons == {"missing": 5}
+    away.rename(root)
+    (outcome,) = build(store)
+    assert (outcome.n_ok, outcome.n_failed) == (8, 0)
+    assert verify_store(store, quick=False).ok
+
+
+def test_a_store_that_vanishes_while_it_is_written(ready: tuple[Store, Path], tmp_path: Path) -> None:
+    store, root = ready
+    whole = Store.create(tmp_path / "whole")
+    whole.add_manifest(manifest_of(root), root=root)
+    build(whole)
+    away, seen = tmp_path / "away", 0
+
+    def unmount(clip_id: str, reason: str | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            store.layout.root.rename(away)
+
+    request = BuildRequest(encoders=("stub",), n_workers=0)
+    with pytest.raises((StorageError, UnknownNameError), match=str(store.layout.root)):
+        build_sets(store, request, progress=Progress(clip=unmount))
+    assert not store.layout.root.exists()
+    away.rename(store.layout.root)
+    build(store)
+    assert store.snapshot().id == whole.snapshot().id
+
+
+def test_a_file_that_changes_between_hashing_and_decoding(
+    ready: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest has no digest, so the plan makes one; then the file is replaced."""
+    store, root = ready
+    rows = [{"clip_id": path.stem, "path": path.name} for path in sorted(root.glob("*.avi"))]
+    store.add_manifest(Manifest.from_rows(rows, dataset=DatasetFacts(name="clips", title="Clips")))
+    path = root / "p01-c0.avi"
+    kept, planned = path.read_bytes(), make_plan
+
+    def replace_after(*arguments: object, **options: object) -> object:
+        plan = planned(*arguments, **options)  # type: ignore[arg-type]
+        path.write_bytes((root / "p02-c0.avi").read_bytes())
+        return plan
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "embedstore.build.run.make_plan", lambda *a, **k: path.write_bytes(kept) and replace_after(*a, **k)
+        )
+        (outcome,) = build(store)
+    assert (outcome.n_ok, outcome.reasons) == (7, {"source-changed": 1})
+    assert "p01-c0" not in store.get(dataset="clips", encoder="stub").index.column("clip_id").to_pylist()
+    path.write_bytes(kept)
+    (outcome,) = build(store)
+    assert (outcome.n_ok, outcome.n_failed) == (8, 0)
 
 
 def test_on_error_stop(ready: tuple[Store, Path]) -> None:

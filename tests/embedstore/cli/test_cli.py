@@ -191,7 +191,8 @@ def test_rules_of_a_manifest(home: Path, old: str, new: str, message: str) -> No
             assert message in sentence("manifest", command, "bad.parquet", cwd=home, code=4)
 
 
-def test_ctrl_c_is_130_and_resumes(home: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_is_130_and_resumes(home: Path, how: signal.Signals) -> None:
     """Interrupt a build that decodes slowly; the same command then completes it."""
     process = subprocess.Popen(
         [PROGRAM, "build", "--encoder", "pixel-stats", "--sampling", "all", "--workers", "1"],
@@ -204,7 +205,7 @@ def test_ctrl_c_is_130_and_resumes(home: Path) -> None:
     while not list((home / "store/builds").glob("*/plan.json")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(how)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
     built = document("build", "--encoder", "pixel-stats", "--sampling", "all", cwd=home)
