@@ -13,14 +13,21 @@ from evaltools.cli.options import probe_options_of, row_options, scoring_options
 
 @click.command()
 @store_option
-@click.option("--train-dataset", required=True, metavar="NAME|FILE.parquet", help="Data set to fit and choose on.")
+@click.option(
+    "--train-dataset",
+    "train_datasets",
+    required=True,
+    multiple=True,
+    metavar="NAME|FILE.parquet",
+    help="Data set to fit and choose on; repeatable, then together.",
+)
 @selection_options
 @scoring_options
 @row_options
 @json_option
 @debug_option
-def transfer(store_path: Path, train_dataset: str, as_json: bool, **given: Any) -> None:
-    """Fit on one data set and test on another, with the intervals and controls of a probe.
+def transfer(store_path: Path, train_datasets: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Fit on one data set or several and test on another, with the intervals and controls of a probe.
 
     Example: evaltools transfer --train-dataset echonet-dynamic --dataset camus --task lvef
     """
@@ -38,7 +45,7 @@ def transfer(store_path: Path, train_dataset: str, as_json: bool, **given: Any) 
         names=given["tasks"],
         labels=given["labels"],
         kind=given["kind"],
-        datasets=(train_dataset, *given["datasets"]),
+        datasets=(*train_datasets, *given["datasets"]),
     )
     results = [
         result
@@ -47,7 +54,7 @@ def transfer(store_path: Path, train_dataset: str, as_json: bool, **given: Any) 
         for result in transfer_probe(
             store,
             task=task,
-            train_dataset=train_dataset,
+            train_dataset=train_datasets,
             dataset=dataset,
             encoder=given["encoders"],
             options=probe_options_of(given),

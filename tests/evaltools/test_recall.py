@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from embedstore import Manifest
+from embedstore.errors import UnknownNameError
 from evaltools.cohort import NotRunnableError
 from evaltools.probe import ProbeOptions, probe_manifest
 from evaltools.report.files import write_results
 from evaltools.report.text import format_results
 from evaltools.task import get_task
-from evaltools.transfer import transfer_manifests
+from evaltools.transfer import transfer, transfer_manifests
 
 MakeManifest = Callable[..., Manifest]
 Make = Callable[..., Any]
@@ -64,3 +65,27 @@ def test_rows_of_the_target_are_scored_in_a_transfer(make_manifest: MakeManifest
     patient, a2c, a4c = results
     assert (patient.counts.n_scored, a2c.counts.n_scored, a4c.counts.n_scored) == (24, 24, 24)
     assert {clip.split("-")[1] for clip in a2c.predictions.clip_ids} == {"A2C"}
+
+
+def test_several_data_sets_are_fitted_on_together_and_one_left_out(
+    make_manifest: MakeManifest, make_source: Make, make_store: Make
+) -> None:
+    def other_content(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["sha256"] = row["sha256"][::-1]
+
+    def plax_and_a2c(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if row["view"] != "A4C"]
+
+    one, two = make_manifest(40, name="one"), make_manifest(40, name="two", change=plax_and_a2c, seed=2)
+    left = make_manifest(40, name="left", change=other_content, seed=3)
+    store = make_store([one, two, left], [make_source(of) for of in (one, two, left)])
+    options = ProbeOptions(draws=0, n_shuffles=5)
+    (result,) = transfer(store, task=get_task("view"), train_dataset=("one", "two"), dataset="left", options=options)
+    assert result.to_dict()["train_dataset"] == "one+two" and result.dataset == "left"
+    assert (result.counts.n_train, result.counts.n_val, result.counts.n_scored) == (48 + 32, 24 + 16, 48)
+    assert result.predictions.classes == ("A2C", "A4C", "PLAX")
+    assert sum("fitted on" in note for note in result.provenance.notes) == 2
+    assert result.metrics["balanced_accuracy"].value > 0.9  # type: ignore[operator]
+    with pytest.raises(UnknownNameError, match="both are 'left'"):
+        transfer(store, task=get_task("view"), train_dataset=("one", "left"), dataset="left", options=options)
