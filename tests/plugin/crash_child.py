@@ -78,6 +78,14 @@ def run(store: Path, fault: tuple[str, ...] = (), shard: tuple[int, int] | None 
         sys.exit(error.exit_code)
 
 
+def run_silently(store: Path) -> None:
+    """Entry point of a process whose system calls fail: it writes nothing of its own."""
+    try:
+        build(store)
+    except EmbedstoreError as error:
+        sys.exit(error.exit_code)
+
+
 def said(store: Path) -> str:
     """The sentence that the last `run` on a store ended with."""
     return _said_in(store).read_text()

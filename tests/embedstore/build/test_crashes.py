@@ -167,7 +167,7 @@ def traced(store: Store, calls: str, what: str) -> int:
     """Build in a process whose system calls the kernel's tracer spoils; the counts are for each thread."""
     command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:{what}"]
     done = subprocess.run(
-        [*command, sys.executable, "-B", "-c", BUILD_ONCE, str(store.layout.root)],
+        [*command, sys.executable, "-B", "-c", BUILD_ONCE.replace(".run(", ".run_silently("), str(store.layout.root)],
         capture_output=True,
         timeout=120,
         check=False,
