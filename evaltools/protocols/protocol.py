@@ -14,6 +14,7 @@ from evaltools.protocols.fixed_logistic import FixedLogistic, NormLogistic
 from evaltools.protocols.logistic import LogisticPath
 from evaltools.protocols.mlp import MlpProbe
 from evaltools.protocols.ridge import RidgePath
+from evaltools.protocols.sampled import SampledLogistic, SampledRidge
 from evaltools.temporal import TemporalPool
 
 __all__ = ["ESTIMATORS", "POOL_SETTINGS", "EvalProtocol", "Method"]
@@ -24,6 +25,8 @@ ESTIMATORS: Mapping[str, tuple[type[Probe], Mapping[Kind, Mapping[str, Any]]]] =
     "logistic-fixed": (FixedLogistic, {"classification": {}}),
     "logistic-norm": (NormLogistic, {"classification": {}}),
     "adamw-linear": (AdamWLinear, {kind: {"task": kind} for kind in ("regression", "classification")}),
+    "sampled-ridge": (SampledRidge, {"regression": {}}),
+    "sampled-logistic": (SampledLogistic, {"classification": {}}),
     "mlp": (MlpProbe, {kind: {"task": kind} for kind in ("regression", "classification")}),
 }
 POOL_SETTINGS: Mapping[str, type[TemporalPool]] = {"temporal": TemporalPool}
