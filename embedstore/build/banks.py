@@ -13,27 +13,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.bank import HEAD_SCHEMA, PROMPT_SCHEMA, BankHeader, VectorBank, write_bank
-from embedstore.build.weights import find_weights
+from embedstore.build.bank_owner import BankOwner, TextTower, load_tower
 from embedstore.embedding_set import rows_to_table
 from embedstore.encoder import (
-    EncoderCard,
-    LoadRequest,
     TaskHead,
-    get_card,
     load_heads,
-    resolve_string,
-    split_title,
 )
-from embedstore.errors import EmbedstoreError, EnvironmentFailure, UnknownNameError
-from embedstore.files import hash_file
+from embedstore.errors import ContentError, EmbedstoreError, EnvironmentFailure
 from embedstore.identity import digest_json
 from embedstore.layout import BANK_ROWS_FILE
 from embedstore.prompts import Prompt, PromptBank, prompt_banks
@@ -42,95 +36,14 @@ from embedstore.store import Store
 __all__ = [
     "HEADS_NAME",
     "BankOutcome",
-    "BankOwner",
-    "TextTower",
     "embed_banks",
     "embed_prompts",
-    "find_owner",
-    "load_tower",
     "store_heads",
 ]
 
 HEADS_NAME = "published"
+T = TypeVar("T")
 _VERSIONED = ("embedstore", "numpy", "torch", "open-clip-torch", "transformers", "tokenizers", "ftfy")
-
-
-def find_owner(
-    title: str,
-    *,
-    weights: Mapping[str, Path],
-    trusted: Mapping[str, str],
-    device: str = "auto",
-    note: Callable[[str], None] = lambda sentence: None,
-) -> BankOwner:
-    """Return an encoder with its weights: those given, else those on this machine, else downloaded.
-
-    Parameters
-    ----------
-    title : str
-        ``NAME[@VARIANT]``.
-    weights, trusted : mapping by encoder name
-        As of a `BuildRequest`.
-
-    Raises
-    ------
-    UnknownNameError
-        The encoder, its variant or the weights are not known.
-    EnvironmentFailure
-        There are no weights.
-    """
-    name, variant = split_title(title)
-    card = get_card(name)
-    found = find_weights(card, weights.get(name), download=True, tell=note)
-    card = card.fitted(variant=variant or "published", weights=found.path)
-    spec = card.spec(variant=variant or "published", weights_sha256=found.sha256)
-    if card.licence_forbids:
-        note(f"{card.name}: licence {card.licence}, which forbids {card.licence_forbids}")
-    request = LoadRequest(spec=spec, weights=found.path, device=device, trusted_sha256=trusted.get(name))
-    return BankOwner(card, request)
-
-
-class TextTower(Protocol):
-    """What a card's ``text_loader`` returns; `encoders.text` says more."""
-
-    tokenizer: Any
-    dim: int
-    logit_scale: float
-    logit_bias: float | None
-
-    def embed(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return ``(P, dim)`` float32 vectors of length one."""
-
-
-@dataclass(frozen=True)
-class BankOwner:
-    """An encoder with weights: whose text tower and heads are asked for."""
-
-    card: EncoderCard
-    request: LoadRequest
-
-    @property
-    def name(self) -> str:
-        """Registry name."""
-        return self.card.name
-
-    @property
-    def text_request(self) -> LoadRequest:
-        """The request for the text tower: in float32, whatever frames are encoded in."""
-        return replace(self.request, spec=replace(self.request.spec, precision="float32"))
-
-    def text_files(self) -> dict[str, str]:
-        """Return the digests of the files beside the weights that decide how a text is cut."""
-        path = self.request.weights
-        if path is None:
-            return {}
-        folder = path if path.is_dir() else path.parent
-        return {name: hash_file(folder / name).sha256 for name in self.card.text_files if (folder / name).is_file()}
-
-    def fields(self) -> dict[str, Any]:
-        """Return what every spec of its banks holds."""
-        spec = self.request.spec
-        return {"weights_sha256": spec.weights_sha256, "dim": spec.clip_dim}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,22 +120,6 @@ def _kept(store: Store, kind: str, owner: BankOwner, name: str, **spec: Any) -> 
     return None
 
 
-def load_tower(owner: BankOwner) -> TextTower:
-    """Load the text tower of an encoder.
-
-    Raises
-    ------
-    UnknownNameError
-        It has none.
-    EnvironmentFailure, ContentError
-        As its loader says: a file is not there, or is another model's.
-    """
-    if owner.card.text_loader is None:
-        raise UnknownNameError(f"encoder {owner.name!r} has no text tower: it embeds no prompts")
-    tower: TextTower = resolve_string(owner.card.text_loader)(owner.text_request)
-    return tower
-
-
 def embed_prompts(
     store: Store, owner: BankOwner, bank: PromptBank, *, tower: Callable[[], TextTower] | None = None
 ) -> BankOutcome:
@@ -276,8 +173,15 @@ def _sayable(bank: PromptBank, covers: Callable[[str], bool]) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.task not in {task for task, _ in lost}]
 
 
-def store_heads(store: Store, owner: BankOwner) -> BankOutcome:
+def store_heads(
+    store: Store, owner: BankOwner, *, load: Callable[[], Sequence[TaskHead]] | None = None
+) -> BankOutcome:
     """Store the heads that an encoder was published with, or keep those that are there.
+
+    Parameters
+    ----------
+    load : callable, optional
+        Loads the heads; called only where they are not there.
 
     Raises
     ------
@@ -292,7 +196,13 @@ def store_heads(store: Store, owner: BankOwner) -> BankOutcome:
     kept = _kept(store, "heads", owner, HEADS_NAME, made_by=made_by)
     if kept is not None:
         return _outcome(owner, kept, "kept", began)
-    heads = load_heads(owner.card, owner.request)
+    heads = (load or partial(load_heads, owner.card, owner.request))()
+    widths = {head.weight.shape[1] for head in heads}
+    if widths != {owner.request.spec.clip_dim}:
+        raise ContentError(
+            f"the heads of {owner.name} take vectors of {sorted(widths)} numbers, and it gives vectors of "
+            f"{owner.request.spec.clip_dim}"
+        )
     rows = [row for head in heads for row in _head_rows(head)]
     spec = {**owner.fields(), "bank_digest": digest_json(rows), "made_by": made_by}
     header = BankHeader(kind="heads", name=HEADS_NAME, encoder=owner.name, spec=spec)
@@ -328,18 +238,6 @@ def _outcome(owner: BankOwner, bank: VectorBank, status: str, began: float) -> B
     )
 
 
-def _failed(owner: BankOwner, kind: str, name: str, error: EmbedstoreError) -> BankOutcome:
-    is_absent = isinstance(error, EnvironmentFailure)
-    return BankOutcome(
-        encoder=owner.name,
-        kind=kind,
-        name=name,
-        status="skipped" if is_absent else "refused",
-        detail=str(error),
-        exit_code=0 if is_absent else error.exit_code,
-    )
-
-
 def embed_banks(
     store: Store,
     owners: Sequence[BankOwner],
@@ -367,38 +265,57 @@ def embed_banks(
 
     first = {(owner.name, owner.request.spec.weights_sha256): owner for owner in reversed(owners)}
     for owner in reversed(first.values()):
-        if owner.card.text_loader is not None:
-            for outcome in _embed_all(store, owner, list(banks.values()), note):
-                told(outcome)
+        tower, heads = _Once(partial(load_tower, owner)), _Once(partial(load_heads, owner.card, owner.request))
+        for bank in banks.values() if owner.card.text_loader is not None else ():
+
+            def loaded(tower: _Once[TextTower] = tower, name: str = owner.name, bank: PromptBank = bank) -> TextTower:
+                found = tower()
+                note(f"{name}: embedding the {len(bank)} prompts of {bank.name}")
+                return found
+
+            make = partial(embed_prompts, store, owner, bank, tower=loaded)
+            told(_tried(owner, "prompts", bank.name, make, tower))
         if owner.card.heads_loader is not None:
-            try:
-                told(store_heads(store, owner))
-            except EmbedstoreError as error:
-                told(_failed(owner, "heads", HEADS_NAME, error))
+            told(_tried(owner, "heads", HEADS_NAME, partial(store_heads, store, owner, load=heads), heads))
     return outcomes
 
 
-def _embed_all(
-    store: Store, owner: BankOwner, banks: Sequence[PromptBank], note: Callable[[str], None]
-) -> list[BankOutcome]:
-    """Embed banks with one tower, loaded once and only where a bank needs it."""
-    loaded: list[TextTower] = []
-    found: list[BankOutcome] = []
-    for place, bank in enumerate(banks):
+class _Once(Generic[T]):
+    """A loader that is called once, with what became of it: the error too is raised again."""
 
-        def tower(size: int = len(bank), name: str = bank.name) -> TextTower:
-            if not loaded:
-                gc.collect()  # the image towers of the build, which hold cycles
-                loaded.append(load_tower(owner))
-            note(f"{owner.name}: embedding the {size} prompts of {name}")
-            return loaded[0]
+    def __init__(self, load: Callable[[], T]) -> None:
+        self._load = load
+        self._found: list[T] = []
+        self.error: EmbedstoreError | None = None
 
-        try:
-            found.append(embed_prompts(store, owner, bank, tower=tower))
-        except EmbedstoreError as error:
-            if loaded:
+    def __call__(self) -> T:
+        if self.error is not None:
+            raise self.error
+        if not self._found:
+            gc.collect()  # the image towers of the build, which hold cycles
+            try:
+                self._found.append(self._load())
+            except EmbedstoreError as error:
+                self.error = error
                 raise
-            # What keeps the tower from loading keeps it from all banks that are not there yet.
-            found += [_failed(owner, "prompts", other.name, error) for other in banks[place:]]
-            break
-    return found
+        return self._found[0]
+
+
+def _tried(
+    owner: BankOwner, kind: str, name: str, make: Callable[[], BankOutcome], loader: _Once[Any]
+) -> BankOutcome:
+    """Make a bank; what is wrong with a model's files is an outcome, a store that cannot be written is none."""
+    try:
+        return make()
+    except EmbedstoreError as error:
+        if error is not loader.error and not isinstance(error, ContentError):
+            raise
+        is_absent = isinstance(error, EnvironmentFailure)
+        return BankOutcome(
+            encoder=owner.name,
+            kind=kind,
+            name=name,
+            status="skipped" if is_absent else "refused",
+            detail=str(error),
+            exit_code=0 if is_absent else error.exit_code,
+        )

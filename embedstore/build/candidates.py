@@ -24,7 +24,8 @@ from embedstore.bank import (
     BankHeader,
     write_bank,
 )
-from embedstore.build.banks import BankOutcome, BankOwner
+from embedstore.build.bank_owner import BankOwner
+from embedstore.build.banks import BankOutcome
 from embedstore.embedding_set import rows_to_table
 from embedstore.encoder import resolve_string
 from embedstore.errors import ContentError

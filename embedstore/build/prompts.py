@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from embedstore.build.banks import BankOutcome, BankOwner, TextTower, embed_prompts, find_owner, load_tower
+from embedstore.build.bank_owner import BankOwner, TextTower, find_owner, load_tower
+from embedstore.build.banks import BankOutcome, embed_prompts
 from embedstore.build.candidates import FORMATS_GROUP, add_candidates
 from embedstore.build.weights import find_weights
 from embedstore.encoder import EncoderCard, LoadRequest, get_card, split_title

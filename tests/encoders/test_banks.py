@@ -15,7 +15,8 @@ from small_sets import run_program
 
 import embedstore
 from embedstore.build import banks as banks_module
-from embedstore.build.banks import embed_banks, find_owner
+from embedstore.build.bank_owner import BankOwner, find_owner
+from embedstore.build.banks import embed_banks
 from embedstore.cli.main import program
 from embedstore.encoder import LoadRequest
 from embedstore.errors import FormatError, StorageError, StoreNotFoundError, UnknownNameError
@@ -48,7 +49,7 @@ def run(*arguments: object) -> tuple[int, Any, str]:
     return done.exit_code, json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout, done.stderr
 
 
-def owner_of(title: str, weights: Path) -> banks_module.BankOwner:
+def owner_of(title: str, weights: Path) -> BankOwner:
     return find_owner(title, weights={title.partition("@")[0]: weights}, trusted={}, device="cpu")
 
 
