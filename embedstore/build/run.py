@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from embedstore.build.banks import BankOwner, embed_banks
+from embedstore.build.bank_owner import BankOwner
+from embedstore.build.banks import embed_banks
 from embedstore.build.commit import commit_build, drop_build, drop_stale_builds, open_units
 from embedstore.build.lock import build_lock
 from embedstore.build.pipeline import EncoderRun, PipelineOptions, run_units
