@@ -92,8 +92,9 @@ def _choose_encoders(request: BuildRequest, progress: Progress) -> list[_Chosen]
             precision=request.precision,
             dtype=request.dtype,
         )
-        if card.licence_forbids:
-            progress.note(f"{card.name}: licence {card.licence}, which forbids {card.licence_forbids}")
+        if card.takes_weights:
+            forbids = f", which forbids {card.licence_forbids}" if card.licence_forbids else ""
+            progress.note(f"{card.name}: licence {card.licence}{forbids}")
         chosen.append(_Chosen(card, weights, spec, residents, request.trusted.get(name)))
     return chosen
 

@@ -286,3 +286,26 @@ def test_what_an_encoder_was_told_is_told_again_when_it_comes_back() -> None:
     model.encode(np.zeros((1, 8, 8), np.float32))
     assert len(loaded) == 3 and loaded[-1].with_steps is False and loaded[1].with_steps is True
     assert not hasattr(Model(lambda: stub_encoder.StubEncoder(spec), residents), "with_steps")
+
+
+def test_the_licence_is_said_at_every_build_and_kept_with_the_set(
+    new_store: Callable[[str], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = replace(
+        stub_encoder.STUB,
+        weights_url="https://host/w.pt",
+        licence="Academic licence",
+        licence_forbids="commercial use",
+    )
+    for module in ("run", "provenance"):
+        monkeypatch.setattr(f"embedstore.build.{module}.get_card", lambda name: card)
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"weights")
+    store = new_store("store")
+    told: list[str] = []
+    request = BuildRequest(encoders=("stub",), weights={"stub": weights}, n_workers=0)
+    for _ in range(2):
+        build_sets(store, request, progress=Progress(note=told.append))
+    assert told.count("stub: licence Academic licence, which forbids commercial use") == 2
+    provenance = store.get(dataset="clips", encoder="stub").provenance
+    assert provenance["licence"] == "Academic licence" and provenance["licence_forbids"] == "commercial use"
