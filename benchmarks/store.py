@@ -23,7 +23,7 @@ import numpy as np
 from other_formats import FORMATS, version_of
 from store_build import build_figures, commit_once
 from store_matrix import APPEND_ROWS, DIM, N_PICKED, make_matrix, matrix_figures, write_ours
-from timing import Case, Figure, drop_cache, machine, run_child, time_rounds, warm_cache, watched_memory
+from timing import Case, Figure, drop_cache, load_average, machine, run_child, time_rounds, warm_cache, watched_memory
 
 import embedstore
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
@@ -183,6 +183,7 @@ def main() -> None:
     if shutil.disk_usage(root).free < needed:
         raise SystemExit(f"needs {needed / 2**30:.0f} GiB free below {root}; give fewer --rows or another --folder")
     figures: list[Figure] = []
+    loads = [load_average()]
 
     def wanted(part: str) -> bool:
         return asked.only is None or part in asked.only
@@ -191,6 +192,8 @@ def main() -> None:
         for figure in found:
             print(figure.line(), flush=True)
         figures.extend(found)
+        loads.append(load_average())
+        print(f"load average {loads[-1]} on {machine()['cores']} cores", flush=True)
 
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="embedstore-bench-") as name:
         folder = Path(name)
@@ -215,6 +218,7 @@ def main() -> None:
     document = {
         "question": __doc__.splitlines()[0],
         "machine": machine(),
+        "load_averages": loads,
         "rows": asked.rows,
         "rounds": asked.rounds,
         "versions": {"numpy": np.__version__, **versions},

@@ -126,6 +126,11 @@ def watched_memory(told: dict[str, float]) -> Iterator[None]:
         told |= {"private": max(seen), "resident": memory_mib("VmHWM")}
 
 
+def load_average() -> list[float]:
+    """Processes that wanted a core, over the last 1, 5 and 15 minutes: above the cores, seconds mean little."""
+    return [round(load, 2) for load in os.getloadavg()]
+
+
 def machine() -> dict[str, Any]:
     """What kind of machine this is; nothing that names it."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
