@@ -146,8 +146,8 @@ def test_vectors_and_frames_equal_the_network_wired_anew(full, a4c_frames: np.nd
     expected = wired.vectors(pixels[None]).numpy()
     assert encoded.vectors.shape == (1, 768) and encoded.steps.shape == (1, 16, 768)
     assert np.abs(encoded.vectors - expected).max() <= 1e-5 * np.abs(expected).max()
-    frames = wired.frames(pixels).numpy()
-    assert np.abs(encoded.steps[0] - frames).max() <= 1e-5 * np.abs(frames).max()
+    frames = wired.frames(pixels[:, [0, 7, 15]]).numpy()
+    assert np.abs(encoded.steps[0, [0, 7, 15]] - frames).max() <= 1e-5 * np.abs(frames).max()
     found = {"window": encoded.vectors[0, :6].tolist(), "frame": encoded.steps[0, 0, :6].tolist()}
     if os.environ.get("EMBEDSTORE_WRITE_GOLDEN"):
         rounded = {kind: [round(number, 6) for number in numbers] for kind, numbers in found.items()}
