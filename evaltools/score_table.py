@@ -440,7 +440,8 @@ class ScoreTable:
             notes.append(f"train lacks the classes {', '.join(late)}: {wrong} test clips count as wrong")
         if self._units_missing:
             named = ", ".join(self._units_missing[:_NAMED]) + (", ..." if len(self._units_missing) > _NAMED else "")
-            of = f"{len(self._units_missing)} of {self._n_expected()} by {self.row.level}"
+            units = "studies" if self.row.level == "study" else "patients"
+            of = f"{len(self._units_missing)} of {self._n_expected()} {units}"
             notes.append(f"{of} have no clip to be scored by ({named})")
         note = task.on(self.scored.dataset).note
         return (*notes, note) if note else tuple(notes)

@@ -104,8 +104,10 @@ def cardiobench_numbers(
             },
             "delta": delta_row(scored),
         }
+    per_view = _per_view(predictions, chosen) if task.name == "view" else {}
     return {
         "n": len(predictions),
+        **per_view,
         "metrics": bootstrap(
             lambda rows, rounded: score(order[rows], rounded), len(order), patients=patients, habits=chosen
         ),
@@ -114,6 +116,22 @@ def cardiobench_numbers(
         "seed": SEED,
         "habits": chosen.to_dict(),
     }
+
+
+def _per_view(predictions: Predictions, habits: Habits) -> dict[str, Any]:
+    """Return the accuracy within each view that occurs, in per cent, and how often each is predicted."""
+    shares = view_probabilities(six_shares(predictions), other_from_sum=habits.other_from_sum)
+    named = np.array(VIEWS, dtype=object)[shares.argmax(axis=1)]
+    true = np.array([name if name in VIEWS else VIEWS[-1] for name in predictions.y_true], dtype=object)
+    accuracy = {
+        view: {
+            "n": int((true == view).sum()),
+            "accuracy": round(100.0 * float((named[true == view] == view).mean()), 2),
+        }
+        for view in VIEWS
+        if (true == view).any()
+    }
+    return {"per_view": accuracy, "predicted": {view: int((named == view).sum()) for view in VIEWS}}
 
 
 def _json(value: float) -> float | None:

@@ -40,8 +40,8 @@ def tasks(context: click.Context, store_path: Path, as_json: bool) -> None:
             state = ", ".join(run["encoders"]) if run["reason"] is None else f"not now: {run['reason']}"
             say(f"  {run['dataset']}: {run['n_labelled']} labelled clips in {run['column']}; {state}")
             if len(run["rows"]) > 1:
-                named = (row["row"] + ("" if row["default"] else " (by name)") for row in run["rows"])
-                say(f"    rows: {', '.join(named)}")
+                rows = (row["row"] + ("" if row["default"] else " (by name)") for row in run["rows"])
+                say(f"    rows: {', '.join(rows)}")
             if run["note"]:
                 say(f"    {run['note']}")
         for one in task["missing"] if store else []:

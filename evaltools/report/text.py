@@ -8,6 +8,7 @@ from typing import Any
 
 from evaltools.resample import Estimate
 from evaltools.result import GroupScores, Result
+from evaltools.task_rows import EVERYTHING
 
 __all__ = ["aligned", "format_estimate", "format_number", "format_results"]
 
@@ -89,10 +90,13 @@ def _heading(first: Result) -> list[str]:
         f"{counts.n_train} train and {counts.n_val} val clips; {counts.n_unlabelled} unlabelled, "
         f"{counts.n_without_split} without split",
         f"leakage {first.provenance.leakage}"
-        + "".join(
-            f"; only {part}" for part in (first.provenance.asked_of, first.row.where, first.provenance.where) if part
-        ),
+        + "".join(f"; only {part}" for part in (_asked_of(first), first.row.where, first.provenance.where) if part),
     ]
+
+
+def _asked_of(result: Result) -> str | None:
+    asked = result.provenance.asked_of
+    return None if asked == EVERYTHING else asked
 
 
 def _control_row(result: Result, name: str, shown: Sequence[str]) -> Row:

@@ -188,7 +188,7 @@ def test_studies_without_a_clip_to_score_are_listed(make_manifest: MakeManifest,
     (result,) = probe_manifest([make_source(manifest)], manifest, task=task, options=QUICK)
     assert result.units_missing == ("s003", "s013")
     assert (result.counts.n_expected, result.counts.n_scored) == (16, 14)
-    assert "2 of 16 by study have no clip to be scored by (s003, s013)" in result.provenance.notes
+    assert "2 of 16 studies have no clip to be scored by (s003, s013)" in result.provenance.notes
     assert result.to_dict()["units_missing"] == ["s003", "s013"] and result.provenance.asked_of == "view == PLAX"
     assert list(result.controls)[-2:] == ["view-mix", "n-images"]
 

@@ -201,6 +201,14 @@ def test_views_and_patients_have_their_numbers_too(make_manifest: MakeManifest, 
         view.cardiobench["metrics"]["NLL_multiclass(%)"]["value"]
         == _views(y, view_probabilities(six))["NLL_multiclass(%)"]
     )
+    named = np.array(VIEWS)[view_probabilities(six).argmax(axis=1)]
+    of_a2c = view.predictions.y_true == "A2C"
+    assert view.cardiobench["per_view"]["A2C"] == {
+        "n": int(of_a2c.sum()),
+        "accuracy": round(100 * accuracy_score(view.predictions.y_true[of_a2c], named[of_a2c]), 2),
+    }
+    assert list(view.cardiobench["per_view"]) == ["A2C", "A4C", "PLAX"]
+    assert sum(view.cardiobench["predicted"].values()) == len(y)
     patient = TaskRow(name="patient", level="patient", prediction="mean", truth="mean")
     task = get_task("lvef").model_copy(update={"datasets": {"toy": TaskDataset(rows=(patient,))}})
     probing = ProbeOptions(draws=0, controls=False, statistics="cardiobench")
