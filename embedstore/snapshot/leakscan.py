@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -78,17 +77,12 @@ class _Index:
     def __init__(self, words: Iterable[bytes], *, step: int) -> None:
         self._step = step
         self._words = frozenset(word for word in words if len(word) >= _PIECE + step - 1)
-        spans: dict[int, set[tuple[int, int]]] = defaultdict(set)
-        for word in self._words:
-            for offset in range(step):
-                piece = int.from_bytes(word[offset : offset + _PIECE], "little")
-                spans[piece].add((offset, len(word)))
-        self._spans = spans
-        pieces = np.fromiter(sorted(spans), dtype=np.uint32, count=len(spans))
-        self._pieces = pieces
+        self._lengths = sorted({len(word) for word in self._words})
+        joined = {word[offset : offset + _PIECE] for word in self._words for offset in range(step)}
+        self._pieces = np.unique(np.frombuffer(b"".join(joined), dtype="<u4"))
         self._table = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
-        self._table[self._hashed(pieces)] = True
-        self.longest = max((len(word) for word in self._words), default=0)
+        self._table[self._hashed(self._pieces)] = True
+        self.longest = max(self._lengths, default=0)
 
     @staticmethod
     def _hashed(pieces: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -110,12 +104,11 @@ class _Index:
             candidates = pieces[at]
             near = np.searchsorted(self._pieces, candidates).clip(max=len(self._pieces) - 1)
             for position in at[self._pieces[near] == candidates].tolist():
-                start = shift + _PIECE * position
-                piece = int.from_bytes(payload[start : start + _PIECE], "little")
-                for offset, length in self._spans[piece]:
-                    begin = start - offset
-                    if begin >= 0 and bytes(payload[begin : begin + length]) in self._words:
-                        found.add(bytes(payload[begin : begin + length]))
+                for begin in range(shift + _PIECE * position, shift + _PIECE * position - self._step, -1):
+                    for length in self._lengths if begin >= 0 else ():
+                        word = bytes(payload[begin : begin + length])
+                        if word in self._words:
+                            found.add(word)
         return found
 
 
@@ -136,17 +129,17 @@ class LeakScan:
         self._kept = frozenset(kept)
         self._words = frozenset(word for word in words if word and word not in self._kept)
         fixed = vocabulary.lower()
-        inside = " \n".join(sorted(self._kept))
-        long = {w for w in self._words if len(w) >= LEAST_IN_TEXT and w.lower() not in fixed and w not in inside}
+        long = {word for word in self._words if len(word) >= LEAST_IN_TEXT and word.lower() not in fixed}
         self._of: dict[bytes, str] = {}
         for word in sorted(long):
             forms = {word, word.lower()}
-            if len(word) >= _LEAST_ENCODED:
+            # A digest in hexadecimal is not encoded again by accident.
+            if len(word) >= _LEAST_ENCODED and not is_digest(word):
                 forms |= {form for form in _encoded(word) if len(form) >= LEAST_IN_TEXT}
             for form in forms:
                 self._of.setdefault(form.encode(), word)
         self._text = _Index(self._of, step=1)
-        self._raw = _Index((w for w in self._of if len(w) >= LEAST_IN_ARRAY), step=_PIECE)
+        self._raw = _Index((word.encode() for word in long if len(word.encode()) >= LEAST_IN_ARRAY), step=_PIECE)
 
     def scan(self, folder: Path) -> list[Leak]:
         """Search every file below a folder, names too.

@@ -1,0 +1,144 @@
+"""Export, import and verify 2 GB of vectors, against ``cp -r`` + ``sha256sum`` of the same files.
+
+    python benchmarks/snapshot.py [--gigabytes 2] [--rounds 3] [--folder DIR]
+
+The cases take turns in one run, so that what else the machine does falls on all of them. Prints a table and writes
+``benchmarks/results/snapshot.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from timing import Case, time_rounds
+
+from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.manifest import DatasetFacts, Manifest
+from embedstore.snapshot.check import check_snapshot
+from embedstore.snapshot.export import export_snapshot
+from embedstore.snapshot.importing import import_snapshot
+from embedstore.snapshot.plan import ExportRequest
+from embedstore.spec import EncoderSpec
+from embedstore.store import Store
+
+DIM = 768
+N_SETS = 2
+LIMIT = 1.3
+
+
+def make_store(path: Path, *, n_bytes: int, ids: str) -> Store:
+    """A store of two sets of float16 clip vectors."""
+    n_clips = n_bytes // (2 * DIM * N_SETS)
+    store = Store.create(path)
+    digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(n_clips)]
+    clips = [f"MRN{4_000_000 + 7 * n}-echo" for n in range(n_clips)]
+    rows = [
+        {
+            "clip_id": clip,
+            "patient_id": f"P{n // 3:07d}-X",
+            "path": f"2020/{clip}.dcm",
+            "sha256": digest,
+            "split": "train",
+        }
+        for n, (clip, digest) in enumerate(zip(clips, digests, strict=True))
+    ]
+    facts = DatasetFacts(name="mine", title="Mine", ids=ids, redistribution="yes")
+    store.add_manifest(Manifest.from_rows(rows, dataset=facts, patient_ids="provided"))
+    for number in range(N_SETS):
+        spec = EncoderSpec(name=f"encoder{number}", clip_dim=DIM)
+        index = [
+            {"row": n, "clip_id": clip, "content_sha256": digest, "vector_key": digest}
+            for n, (clip, digest) in enumerate(zip(clips, digests, strict=True))
+        ]
+        draw = np.random.default_rng(number)
+        with store.publishing():
+            with SetWriter(store.layout.sets, dataset="mine", spec=spec) as writer:
+                array = writer.array("clips", dim=DIM)
+                for start in range(0, n_clips, 8192):
+                    count = min(8192, n_clips - start)
+                    array.append(draw.standard_normal((count, DIM), dtype=np.float32).astype(np.float16))
+                tables = {
+                    "index.parquet": rows_to_table(index, INDEX_SCHEMA),
+                    "failures.parquet": rows_to_table([], FAILURES_SCHEMA),
+                }
+                set_id = writer.finish(tables, provenance={})
+            entry = store.entry_of(store.open_set(set_id))
+            store.commit(lambda head, entry=entry: head.with_set(entry), reason="benchmark")
+    return store
+
+
+def main() -> None:
+    """Time and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="embedstore-snapshot-", dir=options.folder))
+    try:
+        stores = {
+            ids: make_store(place / ids, n_bytes=int(options.gigabytes * 1e9), ids=ids)
+            for ids in ("private", "public")
+        }
+        sent = export_snapshot(stores["public"], ExportRequest(target=place / "sent"))
+
+        def fresh(name: str) -> None:
+            subprocess.run(["sync"], check=True)
+            shutil.rmtree(place / name, ignore_errors=True)
+
+        def copy() -> None:
+            subprocess.run(["cp", "-r", place / "sent", place / "copy"], check=True)
+            sums(place / "copy")
+
+        def sums(folder: Path) -> None:
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            subprocess.run(["sha256sum", *files], check=True, stdout=subprocess.DEVNULL)
+
+        def copy_to_disk() -> None:
+            copy()
+            subprocess.run(["sync", "-f", place / "copy"], check=True)
+
+        def export(ids: str) -> None:
+            export_snapshot(stores[ids], ExportRequest(target=place / "out", recipient="b"))
+
+        cases = {
+            "cp -r + sha256sum": Case(copy, before=lambda: fresh("copy")),
+            "cp -r + sha256sum + sync": Case(copy_to_disk, before=lambda: fresh("copy")),
+            "export, public ids": Case(lambda: export("public"), before=lambda: fresh("out")),
+            "export, pseudonyms": Case(lambda: export("private"), before=lambda: fresh("out")),
+            "import": Case(
+                lambda: import_snapshot(Store.create(place / "in"), place / "sent"), before=lambda: fresh("in")
+            ),
+            "sha256sum": Case(lambda: sums(place / "sent")),
+            "snapshot verify": Case(lambda: check_snapshot(place / "sent")),
+        }
+        seconds = time_rounds(cases, rounds=options.rounds)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    base = dict.fromkeys(cases, "cp -r + sha256sum") | {"snapshot verify": "sha256sum", "sha256sum": "sha256sum"}
+    ratios = {name: seconds[name] / seconds[base[name]] for name in cases}
+    disk = {
+        name: seconds[name] / seconds["cp -r + sha256sum + sync"] for name in cases if base[name].startswith("cp")
+    }
+    print(f"{sent.snapshot.n_bytes / 1e9:.2f} GB in {len(sent.snapshot.files)} files, median of {options.rounds}")
+    for name in cases:
+        synced = f"   {disk[name]:.2f}x with sync" if name in disk else ""
+        print(f"{name:<28} {seconds[name]:8.2f} s   {ratios[name]:.2f}x{synced}")
+    result = {"bytes": sent.snapshot.n_bytes, "seconds": seconds, "ratios": ratios, "ratios_with_sync": disk}
+    target = Path(__file__).parent / "results" / "snapshot.json"
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    over = [name for name in ("export, public ids", "export, pseudonyms", "import") if ratios[name] > LIMIT]
+    if over:
+        print(f"above {LIMIT}x: {', '.join(over)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
