@@ -464,7 +464,8 @@ def windows_of(
         last = max(n - 1 - offsets[-1], 0)
         starts = [0] if sampling["n_windows"] == 1 else spread(last + 1, sampling["n_windows"])
         windows = [[start + offset for offset in offsets if start + offset < n] for start in starts]
-    return [padded(window, wanted, sampling["padding"]) for window in windows]
+    padding = "repeat-last" if n == 1 and sampling["padding"] != "none" else sampling["padding"]
+    return [padded(window, wanted, padding) for window in windows]
 
 
 def padded(window: list[int], wanted: int, padding: str) -> list[int]:
