@@ -26,7 +26,7 @@ _COMMANDS = {
     "verify": ("embedstore.cli.read:verify", "Check that the store holds what was written."),
     "gc": ("embedstore.cli.upkeep:gc", "Remove what nothing needs any more."),
     "forget-patient": ("embedstore.cli.upkeep:forget_patient", "Remove a patient's vectors and rows for ever."),
-    "snapshot": ("embedstore.cli.snapshot:snapshot", "Compare snapshots."),
+    "snapshot": ("embedstore.cli.snapshot:snapshot", "Create, send, receive, check and compare snapshots."),
 }
 
 
