@@ -452,6 +452,9 @@ def windows_of(
         windows, wanted = [list(range(n))], n
     elif name == "uniform":
         windows, wanted = [spread(n, int(numbers))], int(numbers)
+    elif name == "linspace":
+        wanted = int(numbers)
+        windows = [[i * (n - 1) // max(wanted - 1, 1) for i in range(wanted)]]
     else:
         step, _, count = numbers.rpartition("x")
         wanted = int(count)
