@@ -329,6 +329,7 @@ def test_canonical_json_as_the_document_has_it(value: Any) -> None:
 RULES = st.one_of(
     st.sampled_from(["all", "keyframe:ed", "keyframe:es"]),
     st.builds("uniform:{}".format, st.integers(1, 40)),
+    st.builds("linspace:{}".format, st.integers(1, 40)),
     st.builds("consecutive:{}".format, st.integers(1, 40)),
     st.builds("stride:{}x{}".format, st.integers(1, 9), st.integers(1, 40)),
     st.builds("rate:{}x{}".format, st.sampled_from(["10", "12.5", "30", "7.3"]), st.integers(1, 40)),
