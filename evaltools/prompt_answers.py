@@ -23,6 +23,7 @@ from evaltools.zeroshot_rules import (
     f1_threshold,
     shares_above,
     softmax,
+    text_axis,
     unit_rows,
 )
 
@@ -87,6 +88,9 @@ class PromptAnswers:
         chosen = np.ones(len(self.asked.prompts), dtype=np.bool_) if kept is None else kept
         if self.targets.kind == "regression":
             prompts = self.asked.prompts.take(chosen)
+            if self._rule["rule"] == "axis":
+                means = self._means if noise_seed is None else self._pooled(noise_seed)
+                return self._along(unit_rows(means) @ text_axis(prompts.vectors, prompts.values))
             values = self._values(prompts, noise_seed)
             return Answers(predict=lambda labels: values)
         means = self._means if noise_seed is None else self._pooled(noise_seed)
@@ -177,6 +181,30 @@ class PromptAnswers:
         return Answers(
             predict=lambda labels: shares_above(scores, threshold(labels)),
             chosen=lambda labels: {"threshold": threshold(labels), "threshold_from": f"{len(train)} clips of train"},
+            calibrated=True,
+        )
+
+    def _along(self, along: Floats) -> Answers:
+        """Return answers from where clips stand along an axis, (n,)."""
+        train = self.targets.train
+        if len(train) < 2 or np.ptp(along[train]) == 0:
+            raise NotRunnableError(f"protocol {self.protocol.name!r} needs labelled training clips to find its line")
+        centre = along[train].mean()
+        spread = float(np.sum((along[train] - centre) ** 2))
+
+        def line(labels: npt.NDArray[Any]) -> tuple[float, float]:
+            # The direction is the text's: an axis that runs against the labels must not be turned round by them.
+            slope = abs(float((along[train] - centre) @ (labels[train] - labels[train].mean())) / spread)
+            return slope, float(labels[train].mean() - slope * centre)
+
+        def predict(labels: npt.NDArray[Any]) -> Floats:
+            slope, offset = line(labels)
+            predicted: Floats = slope * along + offset
+            return predicted
+
+        return Answers(
+            predict=predict,
+            chosen=lambda labels: dict(zip(("slope", "offset"), line(labels), strict=True)),
             calibrated=True,
         )
 

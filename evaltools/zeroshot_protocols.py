@@ -85,6 +85,21 @@ ZERO_SHOT_PROTOCOLS: Mapping[str, UnfittedProtocol] = {
                 "regression": {"rule": "echoclip", "top_share": TOP_SHARE, "median": "lower"},
             },
         ),
+        UnfittedProtocol(
+            name="text-axis",
+            summary="Numbers along the first principal component of their prompts, brought to their unit by a line "
+            "fitted on train; correlations do not depend on that line.",
+            source="BioMedIA-MBZUAI/CardioBench, evaluation/vizualizations/ef_vis.py (arXiv:2510.00520)",
+            differences=("CardioBench gives correlations alone; the line makes errors mean something",),
+            rules={
+                "regression": {
+                    "rule": "axis",
+                    "axis": "first principal component of the unit prompts, towards larger numbers",
+                    "image": _RENORMALISED,
+                    "unit": "least squares on train for the size of the slope, its sign is the text's",
+                }
+            },
+        ),
         _retrieval(
             "echoprime",
             "the weights at the position of the section in the phenotype file, as upstream",

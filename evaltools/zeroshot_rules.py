@@ -27,6 +27,7 @@ __all__ = [
     "lower_median",
     "shares_above",
     "softmax",
+    "text_axis",
     "unit_rows",
     "value_by_frames",
     "value_by_ranks",
@@ -106,6 +107,21 @@ def shares_above(scores: Floats, threshold: float) -> Floats:
     # The sigmoid of the smallest difference rounds to one half, and a tie goes to the first class.
     positive = np.where(scores > threshold, np.maximum(positive, np.nextafter(0.5, 1.0)), np.minimum(positive, 0.5))
     return np.column_stack([1.0 - positive, positive])
+
+
+def text_axis(vectors: Floats, values: Floats) -> Floats:
+    """Return the first principal component (D,) of prompts, towards those with larger values.
+
+    Parameters
+    ----------
+    vectors : (P, D)
+        At unit length.
+    values : (P,)
+    """
+    centred = vectors - vectors.mean(axis=0)
+    axis: Floats = np.linalg.svd(centred, full_matrices=False)[2][0]
+    along = (centred @ axis) @ (values - values.mean())
+    return axis if along >= 0 else -axis
 
 
 def _top_values(similarity: Floats, values: Floats, share: float) -> Floats:

@@ -25,7 +25,7 @@ _by_option = click.option(
     metavar="NAME",
     default="cardiobench",
     show_default=True,
-    help="cardiobench, softmax, echoclip, echoprime or echoprime-aligned.",
+    help="cardiobench, softmax, echoclip, text-axis, echoprime or echoprime-aligned.",
 )
 @click.option(
     "--set",

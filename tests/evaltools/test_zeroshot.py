@@ -236,6 +236,32 @@ def test_random_vectors_and_shuffled_labels_stand_at_chance_over_20_seeds(
         assert abs(np.mean(values) - 0.5) < 3 * np.std(values, ddof=1) / np.sqrt(20) + 0.01
 
 
+def test_the_text_axis_orders_clips_as_the_principal_component_does(
+    make_manifest: MakeManifest, make_source: Make
+) -> None:
+    manifest = make_manifest()
+    source = make_source(manifest)
+    bank = _value_bank(12)
+    values = np.array(bank.rows.column("value").to_pylist())
+    bank.vectors = bank.vectors / 20 + values[:, None] * np.linspace(-1, 1, 12) / 50 + 1
+    options = ZeroShotOptions(protocol="text-axis", **QUICK)
+    (result,) = zeroshot_manifest([(source, bank)], manifest, task=LVEF, options=options)
+    prompts = _unit(bank.vectors)
+    centred = prompts - prompts.mean(axis=0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    axis = axis * np.sign(np.corrcoef(prompts @ axis, values)[0, 1])
+    frames = _frames_of(source, manifest.clip_ids)
+    along = dict(zip(manifest.clip_ids, [_unit(one.mean(axis=0)[None])[0] @ axis for one in frames], strict=True))
+    train = [row for row in manifest.table.to_pylist() if row["split"] == "train"]
+    slope, offset = np.polyfit([along[row["clip_id"]] for row in train], [row["lvef_pct"] for row in train], 1)
+    centre = np.mean([along[row["clip_id"]] for row in train])
+    offset += slope * centre - abs(slope) * centre  # the text says which way, the labels only how steep
+    slope = abs(slope)
+    assert result.chosen == pytest.approx({"slope": slope, "offset": offset})
+    expected = [slope * along[clip] + offset for clip in result.predictions.clip_ids]
+    assert result.predictions.y_pred == pytest.approx(np.array(expected))
+
+
 def test_each_prompt_alone_and_left_out(make_manifest: MakeManifest, make_source: Make) -> None:
     manifest = make_manifest()
     source = make_source(manifest)
