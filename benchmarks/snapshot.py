@@ -20,7 +20,13 @@ from pathlib import Path
 import numpy as np
 from timing import Case, time_rounds
 
-from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import (
+    FAILURES_SCHEMA,
+    FRAME_INDEX_SCHEMA,
+    INDEX_SCHEMA,
+    SetWriter,
+    rows_to_table,
+)
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.snapshot.check import check_snapshot
 from embedstore.snapshot.export import export_snapshot
@@ -31,12 +37,14 @@ from embedstore.store import Store
 
 DIM = 768
 N_SETS = 2
+N_CLIPS = 10_000  # EchoNet-Dynamic has 10,030
 LIMIT = 1.3
 
 
 def make_store(path: Path, *, n_bytes: int, ids: str) -> Store:
-    """A store of two sets of float16 clip vectors."""
-    n_clips = n_bytes // (2 * DIM * N_SETS)
+    """A store of two sets of float16 vectors: clips, and as many frames of each as make ``n_bytes``."""
+    n_clips = N_CLIPS
+    n_frames = max(1, n_bytes // (2 * DIM * N_SETS * n_clips))
     store = Store.create(path)
     digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(n_clips)]
     clips = [f"MRN{4_000_000 + 7 * n}-echo" for n in range(n_clips)]
@@ -53,20 +61,30 @@ def make_store(path: Path, *, n_bytes: int, ids: str) -> Store:
     facts = DatasetFacts(name="mine", title="Mine", ids=ids, redistribution="yes")
     store.add_manifest(Manifest.from_rows(rows, dataset=facts, patient_ids="provided"))
     for number in range(N_SETS):
-        spec = EncoderSpec(name=f"encoder{number}", clip_dim=DIM)
+        spec = EncoderSpec(name=f"encoder{number}", clip_dim=DIM, frame_dim=DIM)
         index = [
-            {"row": n, "clip_id": clip, "content_sha256": digest, "vector_key": digest}
+            {
+                "row": n,
+                "clip_id": clip,
+                "content_sha256": digest,
+                "vector_key": digest,
+                "frame_row": n * n_frames,
+                "n_frame_rows": n_frames,
+            }
             for n, (clip, digest) in enumerate(zip(clips, digests, strict=True))
         ]
         draw = np.random.default_rng(number)
         with store.publishing():
             with SetWriter(store.layout.sets, dataset="mine", spec=spec) as writer:
-                array = writer.array("clips", dim=DIM)
-                for start in range(0, n_clips, 8192):
-                    count = min(8192, n_clips - start)
-                    array.append(draw.standard_normal((count, DIM), dtype=np.float32).astype(np.float16))
+                for kind, n_rows in (("clips", n_clips), ("frames", n_clips * n_frames)):
+                    array = writer.array(kind, dim=DIM)
+                    for start in range(0, n_rows, 8192):
+                        shape = (min(8192, n_rows - start), DIM)
+                        array.append(draw.standard_normal(shape, dtype=np.float32).astype(np.float16))
+                frames = [{"clip_id": clip, "frame": number} for clip in clips for number in range(n_frames)]
                 tables = {
                     "index.parquet": rows_to_table(index, INDEX_SCHEMA),
+                    "frame_index.parquet": rows_to_table(frames, FRAME_INDEX_SCHEMA),
                     "failures.parquet": rows_to_table([], FAILURES_SCHEMA),
                 }
                 set_id = writer.finish(tables, provenance={})
@@ -128,6 +146,7 @@ def main() -> None:
     disk = {
         name: seconds[name] / seconds["cp -r + sha256sum + sync"] for name in cases if base[name].startswith("cp")
     }
+    print(f"{N_CLIPS} clips in {N_SETS} sets, private and public ids")
     print(f"{sent.snapshot.n_bytes / 1e9:.2f} GB in {len(sent.snapshot.files)} files, median of {options.rounds}")
     for name in cases:
         synced = f"   {disk[name]:.2f}x with sync" if name in disk else ""

@@ -129,7 +129,9 @@ class LeakScan:
         self._kept = frozenset(kept)
         self._words = frozenset(word for word in words if word and word not in self._kept)
         fixed = vocabulary.lower()
-        long = {word for word in self._words if len(word) >= LEAST_IN_TEXT and word.lower() not in fixed}
+        long = {word for word in self._words if len(word) >= LEAST_IN_TEXT}
+        pieces = {n: {fixed[at : at + n] for at in range(len(fixed) - n + 1)} for n in {len(word) for word in long}}
+        long = {word for word in long if word.lower() not in pieces[len(word)]}
         self._of: dict[bytes, str] = {}
         for word in sorted(long):
             forms = {word, word.lower()}
