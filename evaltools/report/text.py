@@ -83,11 +83,15 @@ def _heading(first: Result) -> list[str]:
     row = f", {first.row.name}" if first.row.name != "all" else ""
     scored = {"clip": "clips", "patient": "patients", "study": "studies"}[first.row.level]
     how = [f"{first.row.name}: {first.row.aggregation}"] if first.row.level != "clip" else []
+    how_fitted = f"fitted on {counts.n_train} train and {counts.n_val} val clips"
+    if "bank" in first.extras:
+        threshold = " but a threshold on train" if "threshold" in first.chosen else ""
+        how_fitted = f"nothing fitted{threshold}, bank {first.extras['bank']}"
     return [
         f"{first.task.title} on {first.dataset}{synthetic}{row}{fitted_on}, protocol {first.protocol} ({standing})",
         *how,
-        f"{counts.n_scored} of {counts.n_expected} test {scored} scored, {counts.n_patients} patients; fitted on "
-        f"{counts.n_train} train and {counts.n_val} val clips; {counts.n_unlabelled} unlabelled, "
+        f"{counts.n_scored} of {counts.n_expected} test {scored} scored, {counts.n_patients} patients; "
+        f"{how_fitted}; {counts.n_unlabelled} unlabelled, "
         f"{counts.n_without_split} without split",
         f"leakage {first.provenance.leakage}"
         + "".join(f"; only {part}" for part in (_asked_of(first), first.row.where, first.provenance.where) if part),
