@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,7 +21,7 @@ from typing import Any
 
 import embedstore
 from embedstore import Store
-from embedstore.errors import ContentError, FormatError, UnknownNameError
+from embedstore.errors import ContentError, EnvironmentFailure, FormatError, UnknownNameError
 from embedstore.files import read_file
 from evaltools.report.files import write_document, write_predictions
 from evaltools.result import Result, software_versions
@@ -89,7 +90,8 @@ def run(
     jobs : sequence of Job, optional
         From `evaltools.suite.plan_jobs`; all of the suite without.
     workers : int, optional
-        Processes; as many as there are cores without. The cores are shared among them, one is this process.
+        Processes; as many as there are cores without. The cores are shared among them, one is this process. A script
+        that calls this with more than one needs ``if __name__ == "__main__"``, since they import it again.
     on_done : callable
         Told each job as it is done, and whether it was reused.
 
@@ -99,6 +101,8 @@ def run(
         Nothing of the suite can be run.
     StorageError
         The folder cannot be written.
+    EnvironmentFailure
+        A process was ended from outside; what was done is kept.
     """
     started = time.perf_counter()
     planned = list(plan_jobs(store, suite, options=options) if jobs is None else jobs)
@@ -171,6 +175,11 @@ def _computed(
             while waiting:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise EnvironmentFailure(
+                "a process of the run was ended from outside, perhaps for want of memory; give fewer --jobs and run "
+                "it again: what was done is kept"
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()
