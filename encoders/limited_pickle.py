@@ -103,9 +103,7 @@ def _convert(kind: str, path: Path, ids: Sequence[str], sha256: str | None) -> t
             f"process with --trust-pickle {path.name}={found}"
         )
     if found != sha256:
-        raise CorruptionError(
-            f"{path} has SHA-256 {found}, trusted by --trust-pickle is {sha256}: it is not opened"
-        )
+        raise CorruptionError(f"{path} has SHA-256 {found}, trusted by --trust-pickle is {sha256}: it is not opened")
     limit = _MEMORY_BASE + _MEMORY_PER_BYTE * size
     # Isolated: neither the working folder nor the user's settings decide what the process imports.
     command = [sys.executable, "-I", "-B", str(_CHILD), kind, str(path.resolve()), sha256, str(limit)]

@@ -46,7 +46,6 @@ __all__ = [
     "shuffled_control",
     "shuffled_fits",
     "study_features",
-    "summarise_shuffles",
 ]
 
 CONTROLS = ("mean", "shuffled", "random", "metadata")

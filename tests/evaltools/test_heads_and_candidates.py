@@ -129,7 +129,10 @@ def test_heads_that_are_not_there_are_reported(
     with pytest.raises(VectorError, match="dimensions"):
         read_head(_heads(np.ones((1, 7)), [("EF", "EF", 0.0, "identity", "pct")]), "EF", source)
     store = make_store([manifest], [source, make_source(manifest, name="panecho")])
-    with pytest.raises(MissingVectorsError, match="the store has no heads of panecho.*toy-encoder has no published head for the task 'lvef'"):
+    with pytest.raises(
+        MissingVectorsError,
+        match="no heads of panecho.*toy-encoder has no published head for the task 'lvef'",
+    ):
         heads(store, tasks=[LVEF])
     with pytest.raises(UnknownNameError, match="leave --cv out"):
         heads_manifest([], manifest, task=LVEF, options=ProbeOptions(cv="5"))
