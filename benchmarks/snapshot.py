@@ -67,7 +67,7 @@ def make_store(path: Path, *, n_bytes: int, ids: str) -> Store:
                 "row": n,
                 "clip_id": clip,
                 "content_sha256": digest,
-                "vector_key": digest,
+                "vector_key": hashlib.sha256(f"key {digest}".encode()).hexdigest(),
                 "frame_row": n * n_frames,
                 "n_frame_rows": n_frames,
             }

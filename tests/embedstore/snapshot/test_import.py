@@ -457,7 +457,7 @@ def test_a_killed_export_leaves_nothing_and_the_same_command_completes(
                 assert run_command("snapshot", "verify", target).code == 0
                 continue
             assert died
-            assert [p.name for p in tmp_path.glob(f"{target.stem}*")] == []
+            assert [p.name for p in tmp_path.glob(f"{target.stem}.*")] == []
             act(target, archive)
             assert run_command("snapshot", "verify", target).code == 0
             assert list(tmp_path.glob(f".staging-{target.name}-*")) == []
