@@ -205,7 +205,7 @@ class LeakScan:
                 header = parse_json(value, source=str(path)) if is_json else value.decode("utf-8", "replace")
                 texts += [text for text in _strings(header) if not self._is_kept(text)]
             texts += list(parquet.schema_arrow.names)
-            table = parquet.read()
+            table = parquet.read(use_threads=False)
         for name in table.column_names:
             column = table.column(name)
             kind = str(column.type)

@@ -90,7 +90,7 @@ def read_results(folder: Path) -> list[Exported]:
 def _read_one(document: Mapping[str, Any], folder: Path) -> Exported:
     path = folder / "predictions" / Path(document["predictions"]).name
     with storage_errors(path, "read"):
-        table = pq.read_table(path)
+        table = pq.read_table(path, use_threads=False)
     if "repeat" in table.column_names:
         raise FormatError(f"{path} holds out-of-fold predictions, and CardioBench's files are of the test split")
     classes = tuple(name.removeprefix("prob_") for name in table.column_names if name.startswith("prob_"))
