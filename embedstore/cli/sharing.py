@@ -282,12 +282,11 @@ def take_in(
     from embedstore.snapshot.importing import ImportRequest, import_snapshot
     from embedstore.snapshot.labels import join_labels, read_labels
     from embedstore.snapshot.pseudonyms import read_join_key, read_map
-    from embedstore.store import Store
+    from embedstore.snapshot.receiving import receiving_store
 
     labels = None if options["labels_from"] is None else read_labels(options["labels_from"])
     pseudonyms = None if options["map_file"] is None else read_map(options["map_file"])
     shared_key = None if options["join_key"] is None else read_join_key(options["join_key"])
-    store = Store.create(store_path)
     request = ImportRequest(
         selection=Selection(
             datasets=options["datasets"], encoders=options["encoders"], clips_only=options["clips_only"]
@@ -296,12 +295,13 @@ def take_in(
         signer_key=options["require_signature"],
         allow_rollback=options["allow_rollback"],
     )
-    outcome = import_snapshot(store, source, request)
-    document = outcome.to_dict()
     joined = []
-    if labels is not None:
-        names = document["datasets"]
-        joined = join_labels(store, labels, datasets=names, pseudonyms=pseudonyms, join_key=shared_key)
+    with receiving_store(store_path) as store:
+        outcome = import_snapshot(store, source, request)
+        document = outcome.to_dict()
+        if labels is not None:
+            names = document["datasets"]
+            joined = join_labels(store, labels, datasets=names, pseudonyms=pseudonyms, join_key=shared_key)
     if as_json:
         emit_json({**document, **(extra or {}), "labels": [entry.to_dict() for entry in joined]})
         return

@@ -92,9 +92,9 @@ def pull(url: str, folder: Path | None, parallel: int, store_path: Path, as_json
     from embedstore.snapshot.describe import Selection
     from embedstore.snapshot.fetch import FetchOptions
     from embedstore.snapshot.place import find_snapshot
-    from embedstore.snapshot.pull import pull_folder
+    from embedstore.snapshot.pull import PullOutcome, pull_folder
+    from embedstore.snapshot.receiving import receiving_store
     from embedstore.snapshot.remotes import Address, open_remote
-    from embedstore.store import Store
 
     address = Address.parse(url)
     remote = open_remote(address.url)
@@ -103,28 +103,27 @@ def pull(url: str, folder: Path | None, parallel: int, store_path: Path, as_json
     )
     found = find_snapshot(remote, snapshot_id=address.snapshot_id).snapshot
     wanted = sum(file.size for file in found.select(selection))
-    with Bar(unit="B") as bar:
-        bar.begin("pull", wanted)
-        fetching = FetchOptions(n_parallel=parallel, on_bytes=bar.add)
-        if folder is not None:
-            outcome = pull_folder(remote, folder, snapshot_id=found.id, selection=selection, options=fetching)
-            if as_json:
-                emit_json(outcome.to_dict())
-                return
-            absent = f", {outcome.n_absent} files left out by choice" if outcome.n_absent else ""
-            say(f"{outcome.n_files} files, {outcome.n_bytes / 1e6:.1f} MB in {folder}{absent}")
-            say(f"snapshot {found.id}")
+
+    def fetch(target: Path) -> PullOutcome:
+        with Bar(unit="B") as bar:
+            bar.begin("pull", wanted)
+            fetching = FetchOptions(n_parallel=parallel, on_bytes=bar.add)
+            return pull_folder(remote, target, snapshot_id=found.id, selection=selection, options=fetching)
+
+    if folder is not None:
+        outcome = fetch(folder)
+        if as_json:
+            emit_json(outcome.to_dict())
             return
-        staging = Store.create(store_path).layout.pull_folder(found.id, selection.digest)
-        outcome = pull_folder(remote, staging, snapshot_id=found.id, selection=selection, options=fetching)
-    take_in(
-        staging,
-        pinned_id=found.id,
-        store_path=store_path,
-        as_json=as_json,
-        extra={"bytes": outcome.n_bytes, "files": outcome.n_files, "files_absent": outcome.n_absent},
-        **options,
-    )
+        absent = f", {outcome.n_absent} files left out by choice" if outcome.n_absent else ""
+        say(f"{outcome.n_files} files, {outcome.n_bytes / 1e6:.1f} MB in {folder}{absent}")
+        say(f"snapshot {found.id}")
+        return
+    with receiving_store(store_path) as store:
+        staging = store.layout.pull_folder(found.id, selection.digest)
+        outcome = fetch(staging)
+        extra = {"bytes": outcome.n_bytes, "files": outcome.n_files, "files_absent": outcome.n_absent}
+        take_in(staging, pinned_id=found.id, store_path=store_path, as_json=as_json, extra=extra, **options)
     _drop(staging)
 
 

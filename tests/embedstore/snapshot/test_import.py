@@ -18,6 +18,7 @@ from sent_snapshots import (
     hospital_manifest,
     hospital_rows,
     hospital_store,
+    reseal,
     rewrite_document,
     run_command,
     snapshot_at,
@@ -30,6 +31,7 @@ from embedstore.identity import sha256_hex
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.snapshot.describe import PARTIAL_FILE, Selection, partial_bytes
 from embedstore.snapshot.importing import ImportRequest, import_snapshot
+from embedstore.snapshot.receiving import receiving_store
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
 
@@ -192,7 +194,41 @@ def test_pinning_by_id(sent: Path, tmp_path: Path) -> None:
     wrong = run_command("snapshot", "import", sent / "out", "--store", tmp_path / "c", "--id", "0" * 64)
     assert wrong.code == 4 and right in wrong.err
     assert run_command("snapshot", "verify", sent / "out", "--id", "0" * 64).code == 4
-    assert not Store.open(tmp_path / "c").entries()
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_refused_import_leaves_no_new_store(sent: Path, tmp_path: Path) -> None:
+    broken = copied(sent / "out", tmp_path / "broken")
+    next(broken.rglob("clips/c/0/0")).write_bytes(b"x")
+    arguments: list[tuple[str | Path, ...]] = [("import", broken), ("import", tmp_path / "nowhere")]
+    resealed = copied(broken, tmp_path / "resealed")  # comes whole, and breaks a rule
+    reseal(resealed)
+    arguments += [("pull", str(resealed)), ("pull", str(sent / "out"), "--encoder", "smal")]
+    before = tree_of(tmp_path)
+    for given in arguments:
+        assert run_command("snapshot", *given, "--store", tmp_path / "new").code in (2, 4), given
+        assert tree_of(tmp_path) == before, given
+    (tmp_path / "empty").mkdir()
+    Store.create(tmp_path / "old")
+    assert run_command("snapshot", "import", broken, "--store", tmp_path / "empty").code == 4
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert run_command("snapshot", "import", broken, "--store", tmp_path / "old").code == 4
+    assert not Store.open(tmp_path / "old").entries()
+
+
+def test_a_store_in_use_stays_where_an_import_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError), receiving_store(tmp_path / "b") as store:
+        store.add_manifest(hospital_manifest())
+        raise PolicyError("refused")
+    assert Store.open(tmp_path / "b").manifest("mine").clip_ids
+    with pytest.raises(PolicyError), receiving_store(tmp_path / "c") as store, store.publishing():
+        raise PolicyError("refused")
+    assert not (tmp_path / "c").exists()  # nobody holds it by the time it is removed
+    with pytest.raises(PolicyError), Store.create(tmp_path / "d").publishing():
+        (tmp_path / "d" / "embedstore.json").unlink()
+        with receiving_store(tmp_path / "d"):
+            raise PolicyError("refused")
+    assert Store.open(tmp_path / "d").log() == []
 
 
 @pytest.fixture
