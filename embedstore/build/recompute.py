@@ -84,7 +84,13 @@ def _load(opened: EmbeddingSet, device: str) -> tuple[EncoderCard, Encoder] | st
 
 
 def recompute_set(
-    store: Store, opened: EmbeddingSet, *, n_clips: int, device: str = "auto", n_workers: int = 1
+    store: Store,
+    opened: EmbeddingSet,
+    *,
+    n_clips: int,
+    device: str = "auto",
+    n_workers: int = 1,
+    by_id: bool = False,
 ) -> RecomputeOutcome:
     """Embed ``n_clips`` clips of a set again, drawn from the set's id, and compare.
 
@@ -93,6 +99,9 @@ def recompute_set(
     device : str
     n_workers : int
         Decode processes; 0 decodes in this process.
+    by_id : bool
+        Take a clip for the manifest's by its id alone. A set from another lab needs it: its digests of the media are
+        keyed, so that they fit no file here.
 
     Returns
     -------
@@ -110,7 +119,7 @@ def recompute_set(
         return RecomputeOutcome(**names, skipped=loaded)
     card, encoder = loaded
     manifest = store.manifest(opened.dataset)
-    rows = _draw(opened, manifest, n_clips)
+    rows = _draw(opened, manifest, n_clips, by_id=by_id)
     batch_size = opened.provenance.get("batch_size") or card.batch_size["cpu"]
     found = _embed(manifest, root, opened, encoder, rows, batch_size=int(batch_size), n_workers=n_workers)
     if not found:
@@ -137,14 +146,14 @@ def _spread(rows: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     return float(np.median(distances)) if distances.size else 0.01 * float(np.linalg.norm(rows, axis=1).mean())
 
 
-def _draw(opened: EmbeddingSet, manifest: Manifest, n_clips: int) -> list[int]:
-    """Draw rows whose clip the manifest still has with the same content."""
+def _draw(opened: EmbeddingSet, manifest: Manifest, n_clips: int, *, by_id: bool) -> list[int]:
+    """Draw rows whose clip the manifest still has, with the same content unless ``by_id``."""
     content = dict(zip(manifest.clip_ids, manifest.column("sha256"), strict=True))
     index = opened.index.select(["clip_id", "content_sha256"]).to_pylist()
     usable = [
         row
         for row, entry in enumerate(index)
-        if content.get(entry["clip_id"]) in (entry["content_sha256"], None) and entry["clip_id"] in content
+        if entry["clip_id"] in content and (by_id or content[entry["clip_id"]] in (entry["content_sha256"], None))
     ]
     rng = np.random.default_rng(derive_seed("recompute", opened.set_id))
     return sorted(rng.permutation(usable)[:n_clips].tolist())

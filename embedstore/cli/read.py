@@ -162,11 +162,14 @@ def show(set_name: str, store_path: Path, as_json: bool) -> None:
 def _recompute(store: Store, outcome: VerifyOutcome, n_clips: int) -> list[RecomputeOutcome]:
     """Embed clips of every set again; a clip whose vector differs is a problem of the outcome."""
     from embedstore.build.recompute import recompute_set
+    from embedstore.snapshot.received import read_received
     from embedstore.snapshot.verify import VerifyProblem
 
+    received = read_received(store.layout)
     found = []
     for entry in store.entries():
-        again = recompute_set(store, store.open_set(entry.set_id), n_clips=n_clips)
+        is_received = received.of_set(entry.set_id) is not None
+        again = recompute_set(store, store.open_set(entry.set_id), n_clips=n_clips, by_id=is_received)
         found.append(again)
         outcome.problems += [
             VerifyProblem(f"sets/{again.set_id}/clips", "recompute", (row, row + 1), "this clip's vector is another")

@@ -3,7 +3,7 @@
 S1 names, S2 links, S3 bombs, S4 and S5 array metadata, S6 pickles, S7 Parquet, S8 FAISS, S9 values, S10 ids, S11
 YAML, S14 mixtures, S15 and S16 what is shown to people. S12 (checkpoints) and S18 (media) have tests beside their
 readers, S13 (addresses) beside the remotes, S17 (spreadsheets) beside the reports; rows that were shuffled (S19)
-cannot be told from their digests, and are what ``embedstore verify --recompute`` is for.
+cannot be told from their digests, and are found by ``embedstore verify --recompute`` where the clips are.
 
 `make test` runs every attack in this process and some in a child with limits; `make test-slow` all of them there.
 """
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ from hostile_snapshots import ARCHIVES, CANARY, METADATA, SET, Honest
 from sent_snapshots import copied, export_of, hospital_store, reseal, rewrite_document, run_command, snapshot_at
 from small_sets import tree_of
 
+from embedstore.build.run import BuildRequest, build_sets
 from embedstore.errors import EmbedstoreError
 from embedstore.files import parse_json
+from embedstore.identity import sha256_hex
+from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.safe_yaml import parse_yaml
 from embedstore.snapshot.describe import Selection
 from embedstore.snapshot.importing import import_snapshot
@@ -174,6 +178,38 @@ def test_s14_files_of_two_snapshots_do_not_mix(tmp_path: Path) -> None:
     mixed = copied(tmp_path / "v2", tmp_path / "mixed")
     shutil.copy(tmp_path / "v1" / SET / "clips/c/0/0", mixed / SET / "clips/c/0/0")
     assert run_command("snapshot", "import", mixed, "--store", tmp_path / "b").code == 4
+
+
+def test_s19_shuffled_rows_are_found_where_the_clips_are(tmp_path: Path, clip_folder: Callable[..., Path]) -> None:
+    """No digest tells that two clips' vectors were exchanged before it was written; embedding again does."""
+    root = clip_folder()
+    paths = [path for path in sorted(root.glob("*.avi")) if path.stat().st_size > 1000]
+    rows = [
+        {"clip_id": path.stem, "path": path.name, "sha256": sha256_hex(path.read_bytes()), "split": "train"}
+        for path in paths
+    ]
+    facts = DatasetFacts(name="clips", title="Clips of a test", ids="public", redistribution="yes", licence="CC0-1.0")
+    own = Store.create(tmp_path / "a")
+    own.add_manifest(Manifest.from_rows(rows, dataset=facts), root=root)
+    build_sets(own, BuildRequest(encoders=("stub",), n_workers=0))
+    export_of(own, tmp_path / "right")
+    wrong = copied(tmp_path / "right", tmp_path / "wrong")
+    shard = next(wrong.rglob("clips/c/0/0"))
+    payload = shard.read_bytes()
+    row = 2 * own.get(dataset="clips", encoder="stub").clips.shape[1]  # float16, and the first rows of the shard
+    shard.write_bytes(payload[row : 2 * row] + payload[:row] + payload[2 * row :])
+    reseal(wrong)
+    found = {}
+    for name in ("right", "wrong"):
+        store = Store.create(tmp_path / f"b-{name}")
+        store.add_manifest(Manifest.from_rows(rows, dataset=facts), root=root)
+        import_snapshot(store, tmp_path / name)
+        assert verify_store(store, quick=False).ok
+        ran = run_command("verify", "--recompute", "100", "--store", store.layout.root, "--json")
+        document = json.loads(ran.out)
+        assert document["recomputed"][0]["clips"] == len(paths), ran
+        found[name] = (ran.code, document["recomputed"][0]["differing_rows"])
+    assert found == {"right": (0, []), "wrong": (4, [0, 1])}
 
 
 # -- fuzzing ------------------------------------------------------------------------------------------------
