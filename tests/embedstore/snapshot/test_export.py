@@ -225,9 +225,10 @@ def test_the_leak_scan_reads_arrays_tables_and_encodings(store: Store, tmp_path:
     note.write_text("nothing")
     table = pq.read_table(next((tmp_path / "out").rglob("failures.parquet")))
     column = table.column_names.index("detail")
-    planted = table.set_column(column, "detail", [[f"about {word}"] * table.num_rows])
-    pq.write_table(planted, tmp_path / "out" / "x.parquet")
-    assert {leak.file for leak in scan.scan(tmp_path / "out")} == {"x.parquet"}
+    for form in (word, word.lower(), word.encode().hex(), base64.b64encode(b"a" + word.encode()).decode()):
+        planted = table.set_column(column, "detail", [[f"about {form}"] * table.num_rows])
+        pq.write_table(planted, tmp_path / "out" / "x.parquet")
+        assert {leak.file for leak in scan.scan(tmp_path / "out")} == {"x.parquet"}, form
 
 
 def test_short_ids_are_looked_for_as_cells_not_as_text(tmp_path: Path) -> None:
