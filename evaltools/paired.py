@@ -83,9 +83,13 @@ class _Difference:
 
     def __init__(self, pair: Pair, metric: str) -> None:
         self._scorer, self._metric, self._half = pair.scorer(), metric, pair.n_patients
+        self._shares = _swap_shares(pair, metric)
 
     def swapped(self, kept: Floats) -> Floats:
         """Return the difference where ``kept`` (B, P) has 1 for patients that keep their places and 0 for others."""
+        if self._shares is not None:
+            apart: Floats = kept @ (2 * self._shares) - self._shares.sum()
+            return apart
         if self._metric in RANKED:
             return self(np.concatenate([kept, 1.0 - kept], axis=1))
         of_a, of_b = self._scorer.patient_sums[: self._half], self._scorer.patient_sums[self._half :]
@@ -100,6 +104,53 @@ class _Difference:
         first = self._scorer(counts, ranked=ranked)[self._metric]
         difference: Floats = first - self._scorer(swapped, ranked=ranked)[self._metric]
         return difference
+
+
+def _swap_shares(pair: Pair, metric: str) -> Floats | None:
+    """Return what each patient (P,) adds to a difference of rank metrics, or takes from it when swapped, or None.
+
+    AUROC, and Spearman without tied predictions, are sums over pairs of rows, u_i v_j [score_i > score_j], over a
+    constant: a swap changes no label. With s = 1 for a patient that keeps its place and -1 for another, the sums of A
+    and of B differ in the sign of s only, so the terms in s_p s_q cancel and what is left is linear in s.
+    """
+    n, shares = len(pair.y_true), np.zeros(pair.n_patients)
+    if metric == "auroc" and pair.a.ndim == 2:
+        occurring = [1] if pair.a.shape[1] == 2 else np.unique(pair.y_true).tolist()
+        for k in occurring:
+            positive = (pair.y_true == k).astype(np.float64)
+            n_pairs = positive.sum() * (n - positive.sum())
+            if n_pairs == 0:
+                return None
+            terms = _pair_terms(pair.a[:, k], pair.b[:, k], positive, 1.0 - positive)
+            shares += np.bincount(pair.patients, weights=terms) / (n_pairs * len(occurring))
+        return shares
+    if metric == "spearman" and pair.a.ndim == 1 and len(np.unique(np.concatenate([pair.a, pair.b]))) == 2 * n:
+        ones = np.ones(n)
+        of_true = _below(pair.y_true, ones, pair.y_true) - n / 2
+        spread = np.sqrt(np.sum(of_true**2) * (n**3 - n) / 12)
+        if spread > 0:
+            terms = _pair_terms(pair.a, pair.b, of_true, ones)
+            return np.asarray(np.bincount(pair.patients, weights=terms) / spread, dtype=np.float64)
+    return None
+
+
+def _pair_terms(a: Floats, b: Floats, u: Floats, v: Floats) -> Floats:
+    """Return half of what each row (n,) changes in the sum of u_i v_j [score_i > score_j] by having a and not b."""
+    stacked = np.concatenate([a, b])
+    beaten = _below(stacked, np.tile(v, 2), a) - _below(stacked, np.tile(v, 2), b)
+    beating = _below(stacked, np.tile(u, 2), b) - _below(stacked, np.tile(u, 2), a)
+    terms: Floats = (u * beaten + v * beating) / 2
+    return terms
+
+
+def _below(scores: Floats, weights: Floats, at: Floats) -> Floats:
+    """Return the weight of scores below each value plus half that of its equals."""
+    order = np.argsort(scores, kind="stable")
+    reached = np.concatenate([[0.0], np.cumsum(weights[order])])
+    ascending = scores[order]
+    halves = reached[np.searchsorted(ascending, at, "left")] + reached[np.searchsorted(ascending, at, "right")]
+    below: Floats = halves / 2
+    return below
 
 
 @dataclass(frozen=True)

@@ -137,3 +137,32 @@ def test_auroc_of_a_swap_is_sklearns() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == [] and holm([None]) == [None]
+
+
+@pytest.mark.parametrize("case", ["auroc", "auroc of three", "auroc with ties", "spearman", "spearman with ties"])
+def test_rank_metrics_of_swaps_are_those_of_scoring_each_swap(case: str) -> None:
+    rng = np.random.default_rng(7)
+    patients = np.repeat(np.arange(7), 3)
+    metric = case.split()[0]
+    if metric == "auroc":
+        shape = (21, 3 if case.endswith("three") else 2)
+        true = np.arange(21) % shape[1]
+        a, b = (rng.dirichlet(np.ones(shape[1]), 21) for _ in range(2))
+    else:
+        true = rng.normal(size=21).round(1)
+        a, b = true + rng.normal(size=21), true + rng.normal(0, 2, size=21)
+    if case.endswith("ties"):
+        a, b = a.round(1), b.round(1)
+    pair = Pair(y_true=true, a=a, b=b, patients=patients)
+    score = classification_metrics if metric == "auroc" else regression_metrics
+
+    def difference(code: int) -> float:
+        keeps = (code >> patients & 1).astype(bool)
+        keeps = keeps[:, None] if a.ndim == 2 else keeps
+        first, second = (score(true, np.where(keeps == side, a, b))[metric] for side in (True, False))
+        return first - second
+
+    plain = np.array([difference(code) for code in range(2**7)])
+    extreme = np.abs(plain) >= abs(plain[-1]) - 1e-9
+    assert 0 < extreme.mean() < 1
+    assert permutation_test(pair, metric=metric, seed=0).p == pytest.approx(extreme.mean())
