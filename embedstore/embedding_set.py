@@ -5,6 +5,7 @@ A set holds content only: vectors, index tables, failures. No label, split or pa
 
 from __future__ import annotations
 
+import io
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from embedstore.layout import (
 )
 from embedstore.shards import ArrayDescription, ArrayWriter, group_metadata
 from embedstore.spec import EncoderSpec
+from embedstore.tables import write_table
 from embedstore.vector_array import VectorArray
 
 if TYPE_CHECKING:
@@ -284,10 +286,18 @@ class EmbeddingSet:
 
 def table_bytes(table: pa.Table) -> bytes:
     """Return the Parquet file of a table: equal tables give equal bytes under one pyarrow version."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
-        writer.write_table(table, row_group_size=1 << 20)
-    return bytes(sink.getvalue())
+    sink = io.BytesIO()
+    write_table(sink, table)
+    return sink.getvalue()
+
+
+def _as_stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Cast a table to its schema; large strings stay: they are written as strings are, and a cast copies them."""
+    fields = [
+        field.with_type(pa.large_string()) if pa.types.is_large_string(found.type) else field
+        for field, found in zip(schema, table.schema, strict=True)
+    ]
+    return table.cast(pa.schema(fields))
 
 
 class SetWriter:
@@ -350,7 +360,7 @@ class SetWriter:
         written: dict[str, dict[str, Any]] = {}
         for name, table in sorted(tables.items()):
             with write_file(self.folder / name) as handle:
-                handle.write(table_bytes(table.cast(TABLE_SCHEMAS[name])))
+                write_table(handle, _as_stored(table, TABLE_SCHEMAS[name]))
             written[name] = {"size": handle.record.size, "sha256": handle.record.sha256, "rows": table.num_rows}
         self._check_counts(arrays, tables)
         with write_file(self.folder / "zarr.json") as handle:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,6 +40,7 @@ __all__ = [
     "remove_folder",
     "rename_folder",
     "replace_file",
+    "scratch_file",
     "seal_json",
     "storage_errors",
     "trash_folder",
@@ -50,7 +52,7 @@ _BLOCK_BYTES = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 # Tests set this to a function of (operation, path) that may raise; operations are open, write, fsync, link,
-# rename, unlink and touch.
+# rename, unlink, touch and scratch.
 fault_hook: Callable[[str, Path], None] | None = None
 
 _SENTENCES = {
@@ -169,6 +171,13 @@ def write_file(path: Path, *, named: Path | None = None, private: bool = False) 
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+
+def scratch_file(folder: Path) -> Any:
+    """Open a file without a name on the disk of ``folder``, to write and to map; closing it is the end of it."""
+    with storage_errors(folder, "write"):
+        _fault("scratch", folder)
+        return tempfile.TemporaryFile(dir=folder)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from embedstore.build.plan import BuildPlan, PlannedClip
 from embedstore.build.units import Receipt, read_receipts
 from embedstore.embedding_set import (
     FAILURES_SCHEMA,
-    FRAME_INDEX_SCHEMA,
-    INDEX_SCHEMA,
-    WINDOW_INDEX_SCHEMA,
+    TABLE_SCHEMAS,
     EmbeddingSet,
     SetWriter,
     rows_to_table,
@@ -28,13 +26,19 @@ from embedstore.errors import BusyError, CorruptionError, NothingDecodedError, S
 from embedstore.files import read_json, remove_file, remove_folder
 from embedstore.history import SetEntry, Snapshot
 from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
+from embedstore.shards import ArrayWriter
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import TableReader, TableSpool
 
 __all__ = ["array_kinds", "commit_build", "drop_build", "drop_stale_builds", "open_units"]
 
 # Rows of so many clips are moved at once: bounded memory, few calls.
 _RUN_CLIPS = 256
+# Units whose tables are held: one is enough but for twins, whose rows lie in earlier units.
+_OPEN_UNITS = 8
+# The table of each kind that has several rows a clip, and how the columns of the index begin that point into it.
+_SIDE_TABLES = {"frames": (FRAME_INDEX_FILE, "frame"), "windows": (WINDOW_INDEX_FILE, "window")}
 
 
 def array_kinds(plan: BuildPlan) -> dict[str, int]:
@@ -53,74 +57,110 @@ def open_units(plan: BuildPlan, build_folder: Path) -> list[int]:
     return [unit for unit in plan.units if unit not in done]
 
 
-@dataclass(frozen=True)
-class _ClipRows:
-    """Where the rows of one clip lie: in a unit or in a set."""
-
-    source: Any
-    row: int
-    index: Mapping[str, Any]
-
-
 class _SetSource:
     """Rows of a committed set."""
 
     def __init__(self, opened: EmbeddingSet) -> None:
         self._opened = opened
-        self._index = opened.index.to_pylist()
-        self._tables: dict[str, pa.Table] = {}
+        self._tables: dict[str, TableReader] = {}
 
-    def index_row(self, row: int) -> Mapping[str, Any]:
-        return dict(self._index[row])
-
-    def rows(self, kind: str, start: int, stop: int) -> npt.NDArray[Any]:
+    def vectors(self, kind: str, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
         array = self._opened.array(kind)
         if array is None:
             raise CorruptionError(f"the set {self._opened.set_id[:12]} holds no {kind}")
-        return array.raw[start:stop]
+        return array.raw.blocks(start, stop)
 
     def table(self, name: str, start: int, stop: int) -> pa.Table:
         if name not in self._tables:
-            self._tables[name] = self._opened.table(name)
-        return self._tables[name].slice(start, stop - start)
+            self._tables[name] = TableReader(self._opened.folder / name)
+        return self._tables[name].rows(start, stop)
 
 
 class _UnitSource:
-    """Rows of a finished unit."""
+    """Rows of a finished unit, whose files were compared with its receipt."""
 
     def __init__(self, receipt: Receipt, dtype: str) -> None:
-        receipt.check()
         self._receipt, self._dtype = receipt, dtype
-        self._index = receipt.table("index.parquet").to_pylist()
         self._tables: dict[str, pa.Table] = {}
-        self._arrays: dict[str, npt.NDArray[Any]] = {}
-        self.row_of = {row["clip_id"]: at for at, row in enumerate(self._index)}
-        self.failed = {row["clip_id"]: row for row in receipt.table("failures.parquet").to_pylist()}
+        self.row_of = {clip_id: row for row, clip_id in enumerate(self._table(INDEX_FILE)["clip_id"].to_pylist())}
 
-    def index_row(self, row: int) -> Mapping[str, Any]:
-        return dict(self._index[row])
-
-    def rows(self, kind: str, start: int, stop: int) -> npt.NDArray[Any]:
-        if kind not in self._arrays:
-            self._arrays[kind] = self._receipt.rows_of(kind, self._dtype)
-        return self._arrays[kind][start:stop]
-
-    def table(self, name: str, start: int, stop: int) -> pa.Table:
+    def _table(self, name: str) -> pa.Table:
         if name not in self._tables:
             self._tables[name] = self._receipt.table(name)
-        return self._tables[name].slice(start, stop - start)
+        return self._tables[name]
+
+    def vectors(self, kind: str, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
+        yield self._receipt.rows_of(kind, self._dtype)[start:stop]
+
+    def table(self, name: str, start: int, stop: int) -> pa.Table:
+        return self._table(name).slice(start, stop - start)
+
+
+_Source = _SetSource | _UnitSource
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Clips whose rows stand one after the other in one source."""
+
+    source: _Source
+    first_row: int
+    is_kept: bool
+    clip_ids: list[str]
+
+    def takes(self, source: _Source, row: int, *, is_kept: bool) -> bool:
+        """Whether a clip may come next; kept and new clips never share a run."""
+        follows = self.source is source and row == self.first_row + len(self.clip_ids)
+        return follows and self.is_kept == is_kept and len(self.clip_ids) < _RUN_CLIPS
+
+
+def _encoded_as(clip: PlannedClip) -> str | None:
+    """Return the clip whose unit holds the vectors, None where they are not from this build."""
+    if clip.action == "encode":
+        return clip.clip_id
+    return clip.detail or "" if clip.action == "twin" else None
 
 
 class _Packer:
-    """Resolves each planned clip to its rows, and streams them into a set."""
+    """Resolves each planned clip to its rows, and streams them into a set.
+
+    Attributes
+    ----------
+    failed : list of mappings
+        Rows of the table of failures.
+    n_placed : int
+        Clips that have vectors.
+    """
 
     def __init__(self, store: Store, plan: BuildPlan, build_folder: Path) -> None:
         self._store, self._plan = store, plan
         self._receipts = read_receipts(build_folder)
         self._sets: dict[str, _SetSource] = {}
         self._units: dict[int, _UnitSource] = {}
-        self._unit_of = {clip.clip_id: clip.unit for clip in plan.clips if clip.action == "encode"}
+        originals = {clip.detail for clip in plan.clips if clip.action == "twin"}
+        self._unit_of = {
+            clip.clip_id: clip.unit for clip in plan.clips if clip.action == "encode" and clip.clip_id in originals
+        }
+        failures = self._checked_failures()
+        self._failed_ids = set(failures)
         self.failed: list[Mapping[str, Any]] = []
+        for clip in plan.clips:
+            if clip.action == "fail":
+                keys = ("clip_id", "content_sha256", "vector_key", "reason", "detail")
+                self.failed.append({key: getattr(clip, key) for key in keys})
+            elif (encoded_as := _encoded_as(clip)) in failures:
+                self.failed.append({**failures[str(encoded_as)], "clip_id": clip.clip_id})
+        self.n_placed = len(plan.clips) - len(self.failed)
+
+    def _checked_failures(self) -> dict[str, Mapping[str, Any]]:
+        """Compare every unit with its receipt before anything is written, and return its failed clips by id."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for unit in sorted(
+            {clip.unit for clip in self._plan.clips if clip.action == "encode" and clip.unit is not None}
+        ):
+            self._receipts[unit].check()
+            found |= {row["clip_id"]: row for row in self._receipts[unit].table(FAILURES_FILE).to_pylist()}
+        return found
 
     def _set_source(self, set_id: str) -> _SetSource:
         if set_id not in self._sets:
@@ -128,52 +168,44 @@ class _Packer:
         return self._sets[set_id]
 
     def _unit_source(self, unit: int) -> _UnitSource:
-        if unit not in self._units:
-            self._units[unit] = _UnitSource(self._receipts[unit], self._plan.spec.dtype)
-        return self._units[unit]
+        source = self._units.pop(unit, None) or _UnitSource(self._receipts[unit], self._plan.spec.dtype)
+        self._units[unit] = source  # the last one used stands last
+        if len(self._units) > _OPEN_UNITS:
+            del self._units[next(iter(self._units))]
+        return source
 
-    def _encoded(self, clip: PlannedClip, encoded_as: str) -> _ClipRows | None:
-        unit = self._unit_of[encoded_as]
+    def _place(self, clip: PlannedClip) -> tuple[_Source, int] | None:
+        """Return where the rows of a clip lie, None where it failed."""
+        if clip.action == "fail":
+            return None
+        if clip.action in ("keep", "copy"):
+            set_id = self._plan.parent if clip.action == "keep" else clip.source_set
+            assert set_id is not None and clip.source_row is not None
+            return self._set_source(set_id), clip.source_row
+        encoded_as = _encoded_as(clip)
+        assert encoded_as is not None
+        if encoded_as in self._failed_ids:
+            return None
+        unit = clip.unit if clip.action == "encode" else self._unit_of[encoded_as]
         assert unit is not None
         source = self._unit_source(unit)
-        if encoded_as in source.failed:
-            failure = dict(source.failed[encoded_as])
-            self.failed.append({**failure, "clip_id": clip.clip_id})
-            return None
-        row = source.row_of[encoded_as]
-        return _ClipRows(source, row, source.index_row(row))
+        return source, source.row_of[encoded_as]
 
-    def locate(self) -> Iterator[tuple[PlannedClip, _ClipRows]]:
-        """Yield each clip that has vectors with their place; failures are collected on the way."""
+    def runs(self) -> Iterator[_Run]:
+        """Yield the clips that have vectors, in the plan's order."""
+        run: _Run | None = None
         for clip in self._plan.clips:
-            if clip.action == "fail":
-                keys = ("clip_id", "content_sha256", "vector_key", "reason", "detail")
-                self.failed.append({key: getattr(clip, key) for key in keys})
+            place = self._place(clip)
+            if place is None:
                 continue
-            rows: _ClipRows | None
-            if clip.action in ("keep", "copy"):
-                set_id = self._plan.parent if clip.action == "keep" else clip.source_set
-                assert set_id is not None and clip.source_row is not None
-                source = self._set_source(set_id)
-                rows = _ClipRows(source, clip.source_row, source.index_row(clip.source_row))
-            else:
-                rows = self._encoded(clip, clip.clip_id if clip.action == "encode" else clip.detail or "")
-            if rows is not None:
-                yield clip, rows
-
-
-def _span(index: Mapping[str, Any], kind: str) -> tuple[int, int]:
-    if kind == "clips":
-        return index["row"], index["row"] + 1
-    start, count = (
-        (index["frame_row"], index["n_frame_rows"])
-        if kind == "frames"
-        else (
-            index["window_row"],
-            index["n_window_rows"],
-        )
-    )
-    return start, start + count
+            is_kept = clip.action == "keep"
+            if run is None or not run.takes(*place, is_kept=is_kept):
+                if run is not None:
+                    yield run
+                run = _Run(*place, is_kept, [])
+            run.clip_ids.append(clip.clip_id)
+        if run is not None:
+            yield run
 
 
 def _adoptable(plan: BuildPlan) -> int:
@@ -186,77 +218,66 @@ def _adoptable(plan: BuildPlan) -> int:
     return count
 
 
-def _runs(placed: list[tuple[PlannedClip, _ClipRows]]) -> Iterator[list[tuple[PlannedClip, _ClipRows]]]:
-    """Group clips whose rows stand one after the other in one source; kept and new clips never share a group."""
-    run: list[tuple[PlannedClip, _ClipRows]] = []
-    for clip, rows in placed:
-        if run:
-            before, last = run[-1]
-            follows = rows.source is last.source and rows.row == last.row + 1
-            if not follows or (before.action == "keep") != (clip.action == "keep") or len(run) >= _RUN_CLIPS:
-                yield run
-                run = []
-        run.append((clip, rows))
-    if run:
-        yield run
+def _replaced(table: pa.Table, name: str, cells: Any) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    field = table.schema.field(at)
+    return table.set_column(at, field, pa.array(cells, type=field.type))
 
 
-def _pack(
-    store: Store,
-    plan: BuildPlan,
-    placed: list[tuple[PlannedClip, _ClipRows]],
-    failed: list[Mapping[str, Any]],
-    *,
-    provenance: Mapping[str, Any],
-) -> str:
+class _Rows:
+    """Copies runs into the arrays and tables of a new set."""
+
+    def __init__(self, packer: _Packer, arrays: Mapping[str, ArrayWriter], spools: Mapping[str, TableSpool]) -> None:
+        self._packer, self._arrays, self._spools = packer, arrays, spools
+        self.n_rows = dict.fromkeys(arrays, 0)
+
+    def append(self, run: _Run, *, with_vectors: bool) -> None:
+        """Append the rows of a run; its vectors too where they are not adopted from the parent."""
+        first, last = run.first_row, run.first_row + len(run.clip_ids)
+        index = run.source.table(INDEX_FILE, first, last)
+        rows = np.arange(self.n_rows["clips"], self.n_rows["clips"] + len(run.clip_ids))
+        packed = _replaced(_replaced(index, "row", rows), "clip_id", run.clip_ids)
+        for kind in self._arrays:
+            start, stop = first, last
+            if kind != "clips":
+                name, prefix = _SIDE_TABLES[kind]
+                starts, counts = (index[column].to_numpy() for column in (f"{prefix}_row", f"n_{prefix}_rows"))
+                start, stop = int(starts[0]), int(starts[-1] + counts[-1])
+                packed = _replaced(packed, f"{prefix}_row", self.n_rows[kind] + np.cumsum(counts) - counts)
+                clip_ids = np.repeat(np.array(run.clip_ids, dtype=object), counts)
+                part = run.source.table(name, start, stop)
+                self._spools[name].append(_replaced(part, "clip_id", clip_ids))
+            if with_vectors:
+                for block in run.source.vectors(kind, start, stop):
+                    self._arrays[kind].append(block)
+            self.n_rows[kind] += stop - start
+        if "frames" not in self._arrays:
+            none = pa.nulls(len(rows), pa.int64())
+            packed = _replaced(_replaced(packed, "frame_row", none), "n_frame_rows", np.zeros(len(rows), np.int64))
+        self._spools[INDEX_FILE].append(packed)
+
+    def adopt(self, parent: EmbeddingSet) -> None:
+        """Take the vectors of all rows so far from the parent, whose first rows they are."""
+        for kind, array in self._arrays.items():
+            parent_array = parent.array(kind)
+            assert parent_array is not None
+            array.adopt(parent_array, self.n_rows[kind])
+
+
+def _pack(store: Store, plan: BuildPlan, packer: _Packer, *, provenance: Mapping[str, Any]) -> str:
     """Write the set of the clips that have vectors, and of those that failed; return its id."""
     kinds = array_kinds(plan)
-    adopted = _adoptable(plan)
-    index_rows: list[dict[str, Any]] = []
-    side_tables: dict[str, list[pa.Table]] = {"frames": [], "windows": []}
-    tables_of = {"frames": FRAME_INDEX_FILE, "windows": WINDOW_INDEX_FILE}
-    schemas = {"frames": FRAME_INDEX_SCHEMA, "windows": WINDOW_INDEX_SCHEMA}
-    offsets = dict.fromkeys(("clips", "frames", "windows"), 0)
-    with SetWriter(store.layout.sets, dataset=plan.dataset, spec=plan.spec) as writer:
-        arrays = {kind: writer.array(kind, dim=dim) for kind, dim in kinds.items()}
-        if adopted and plan.parent is not None:
-            parent = store.open_set(plan.parent)
-            last = placed[adopted - 1][1].index
-            for kind, array in arrays.items():
-                parent_array = parent.array(kind)
-                assert parent_array is not None
-                array.adopt(parent_array, _span(last, kind)[1])
-        for run in _runs(placed):
-            for kind in kinds:
-                start, stop = _span(run[0][1].index, kind)[0], _span(run[-1][1].index, kind)[1]
-                source = run[0][1].source
-                if len(index_rows) >= adopted:
-                    arrays[kind].append(np.asarray(source.rows(kind, start, stop)))
-                if kind in tables_of:
-                    part = source.table(tables_of[kind], start, stop)
-                    spans = [_span(rows.index, kind) for _, rows in run]
-                    counts = [last - first for first, last in spans]
-                    ids = np.repeat(np.array([clip.clip_id for clip, _ in run], dtype=object), counts)
-                    side_tables[kind].append(part.set_column(0, "clip_id", pa.array(ids, type=pa.string())))
-            for clip, rows in run:
-                row = {**rows.index, "clip_id": clip.clip_id, "row": offsets["clips"]}
-                for kind in kinds:
-                    start, stop = _span(rows.index, kind)
-                    if kind in tables_of:
-                        prefix = "frame" if kind == "frames" else "window"
-                        row[f"{prefix}_row"], row[f"n_{prefix}_rows"] = offsets[kind], stop - start
-                    offsets[kind] += stop - start
-                if "frames" not in kinds:
-                    row["frame_row"], row["n_frame_rows"] = None, 0
-                index_rows.append(row)
-        tables = {
-            INDEX_FILE: rows_to_table(index_rows, INDEX_SCHEMA),
-            FAILURES_FILE: rows_to_table(sorted(failed, key=lambda f: f["clip_id"]), FAILURES_SCHEMA),
-        }
-        for kind, name in tables_of.items():
-            if kind in kinds:
-                parts = [part.cast(schemas[kind]) for part in side_tables[kind]]
-                tables[name] = pa.concat_tables(parts).combine_chunks() if parts else schemas[kind].empty_table()
+    n_adopted = _adoptable(plan)
+    names = [INDEX_FILE, *(name for kind, (name, _) in _SIDE_TABLES.items() if kind in kinds)]
+    with SetWriter(store.layout.sets, dataset=plan.dataset, spec=plan.spec) as writer, ExitStack() as stack:
+        spools = {name: stack.enter_context(TableSpool(TABLE_SCHEMAS[name], writer.folder)) for name in names}
+        rows = _Rows(packer, {kind: writer.array(kind, dim=dim) for kind, dim in kinds.items()}, spools)
+        for run in packer.runs():
+            rows.append(run, with_vectors=rows.n_rows["clips"] >= n_adopted)
+            if rows.n_rows["clips"] == n_adopted and plan.parent is not None:
+                rows.adopt(store.open_set(plan.parent))
+        tables = {name: spool.table() for name, spool in spools.items()}
+        tables[FAILURES_FILE] = rows_to_table(sorted(packer.failed, key=lambda row: row["clip_id"]), FAILURES_SCHEMA)
         return writer.finish(tables, provenance=provenance)
 
 
@@ -301,9 +322,8 @@ def commit_build(
     CorruptionError
         A unit's files are not those of its receipt; its receipt is removed, so that a new run encodes it again.
     """
-    packer = _Packer(store, plan, build_folder)
     try:
-        placed = list(packer.locate())
+        packer = _Packer(store, plan, build_folder)
     except CorruptionError as error:
         for receipt in read_receipts(build_folder).values():
             try:
@@ -312,7 +332,7 @@ def commit_build(
                 remove_file(build_folder / "receipts" / f"{receipt.unit:06d}.json")
         error.add_note("run the same build again: it encodes this unit anew")
         raise
-    if not placed:
+    if not packer.n_placed:
         remove_folder(build_folder)
         reasons = sorted({str(row["reason"]) for row in packer.failed})
         raise NothingDecodedError(
@@ -320,7 +340,7 @@ def commit_build(
             "check the media root (--root) and the files"
         )
     with store.publishing():
-        set_id = _pack(store, plan, placed, packer.failed, provenance=provenance)
+        set_id = _pack(store, plan, packer, provenance=provenance)
         entry = store.entry_of(store.open_set(set_id))
         store.commit(lambda head: _grown(head, entry, plan.replaces), reason=reason)
     return set_id
