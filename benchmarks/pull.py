@@ -22,15 +22,17 @@ from pathlib import Path
 import numpy as np
 from timing import Case, Figure, machine, time_rounds
 
-from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.manifest import DatasetFacts, Manifest
-from embedstore.snapshot.describe import DOCUMENT_FILE, Selection, SentSnapshot
+from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
 from embedstore.snapshot.export import export_snapshot
 from embedstore.snapshot.plan import ExportRequest
 from embedstore.snapshot.pull import pull_folder
 from embedstore.snapshot.remotes import open_remote
+from embedstore.snapshot.selection import Selection
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 N_ENCODERS, FRAMES_PER_CLIP, DIM = 6, 16, 512
 N_PARALLEL = 8

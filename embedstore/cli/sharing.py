@@ -278,11 +278,11 @@ def take_in(
     **options: Any,
 ) -> None:
     """Import a snapshot as `import_options` say, and print what came; ``extra`` is added to the JSON document."""
-    from embedstore.snapshot.describe import Selection
     from embedstore.snapshot.importing import ImportRequest, import_snapshot
     from embedstore.snapshot.labels import join_labels, read_labels
     from embedstore.snapshot.pseudonyms import read_join_key, read_map
     from embedstore.snapshot.receiving import receiving_store
+    from embedstore.snapshot.selection import Selection
 
     labels = None if options["labels_from"] is None else read_labels(options["labels_from"])
     pseudonyms = None if options["map_file"] is None else read_map(options["map_file"])

@@ -89,12 +89,12 @@ def pull(url: str, folder: Path | None, parallel: int, store_path: Path, as_json
 
     Example: embedstore snapshot pull https://lab.example/echo --encoder panecho --clips-only
     """
-    from embedstore.snapshot.describe import Selection
     from embedstore.snapshot.fetch import FetchOptions
     from embedstore.snapshot.place import find_snapshot
     from embedstore.snapshot.pull import PullOutcome, pull_folder
     from embedstore.snapshot.receiving import receiving_store
     from embedstore.snapshot.remotes import Address, open_remote
+    from embedstore.snapshot.selection import Selection
 
     address = Address.parse(url)
     remote = open_remote(address.url)

@@ -10,7 +10,8 @@ from typing import Any
 
 from embedstore.files import FileRecord
 from embedstore.identity import sha256_hex
-from embedstore.snapshot.describe import CARD_FILE, CROISSANT_FILE, SUMS_FILE, SentSnapshot, one_line
+from embedstore.snapshot.describe import CARD_FILE, CROISSANT_FILE, SUMS_FILE, SentSnapshot
+from embedstore.snapshot.parts import one_line
 
 __all__ = ["card_bytes", "croissant_bytes", "side_files"]
 

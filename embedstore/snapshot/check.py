@@ -12,16 +12,9 @@ from typing import Any
 from embedstore.errors import HostileInputError, PolicyError, UnknownNameError
 from embedstore.files import FileRecord
 from embedstore.snapshot.card import side_files
-from embedstore.snapshot.describe import (
-    DOCUMENT_FILE,
-    MAX_DOCUMENT_BYTES,
-    PARTIAL_FILE,
-    SIDE_FILES,
-    SIGNATURE_FILE,
-    SentFile,
-    SentSnapshot,
-    read_partial,
-)
+from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
+from embedstore.snapshot.parts import SentFile
+from embedstore.snapshot.selection import PARTIAL_FILE, read_partial
 from embedstore.snapshot.signature import Signature, check_signature, read_signature
 from embedstore.snapshot.sources import SnapshotSource, open_source
 from embedstore.snapshot.verify import VerifyOutcome, VerifyProblem

@@ -28,7 +28,9 @@ from embedstore.layout import (
 from embedstore.manifest import Manifest
 from embedstore.manifest.stored import HEADER_KEY
 from embedstore.shards import ArrayDescription, group_metadata, shard_index
-from embedstore.snapshot.describe import PromptsPart, Selection, SentDataset, SentSet, SentSnapshot, one_line
+from embedstore.snapshot.describe import SentSnapshot
+from embedstore.snapshot.parts import PromptsPart, SentDataset, SentSet, one_line
+from embedstore.snapshot.selection import Selection
 from embedstore.snapshot.tables import bound_table, read_table
 from embedstore.snapshot.verify import VerifyProblem, verify_bank, verify_set
 from embedstore.spec import EncoderSpec

@@ -12,35 +12,39 @@ finds out whether the claim holds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+from pydantic import StrictBool, StrictInt, ValidationError, model_validator
 
 from embedstore.errors import FormatError, HostileInputError, UnknownNameError, did_you_mean
 from embedstore.files import FileRecord, parse_json, read_file
-from embedstore.history import ManifestEntry, SetEntry
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.layout import FORMAT_VERSION
+from embedstore.snapshot.parts import (
+    Count,
+    Digest,
+    Name,
+    Part,
+    PromptsPart,
+    SentDataset,
+    SentFile,
+    SentSet,
+    Text,
+    Token,
+)
 from embedstore.snapshot.paths import check_paths
+from embedstore.snapshot.selection import Selection
 
 __all__ = [
     "CARD_FILE",
     "CROISSANT_FILE",
     "DOCUMENT_FILE",
     "MAX_DOCUMENT_BYTES",
-    "PARTIAL_FILE",
+    "MAX_FILES",
     "SIDE_FILES",
     "SIGNATURE_FILE",
     "SUMS_FILE",
-    "PromptsPart",
-    "Selection",
-    "SentDataset",
-    "SentFile",
-    "SentSet",
     "SentSnapshot",
-    "one_line",
-    "partial_bytes",
-    "read_partial",
 ]
 
 DOCUMENT_FILE = "manifest.json"
@@ -48,147 +52,15 @@ SUMS_FILE = "manifest-sha256.txt"
 CROISSANT_FILE = "croissant.json"
 CARD_FILE = "README.md"
 SIGNATURE_FILE = "manifest.json.sig"
-PARTIAL_FILE = "partial.json"
 SIDE_FILES = (SUMS_FILE, CROISSANT_FILE, CARD_FILE)
 
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_FILES = 2_000_000
 MAX_TOTAL_BYTES = 1 << 40
 _MAX_DEPTH = 32
-_TEXT = 20_000
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Text = Annotated[str, Field(max_length=_TEXT)]
-Count = Annotated[StrictInt, Field(ge=0, lt=1 << 48)]
-Dim = Annotated[StrictInt, Field(ge=1, le=65_536)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SentFile(_Part):
-    """One file: path below the snapshot's folder, size, digest, and what it belongs to."""
-
-    path: Annotated[str, Field(max_length=5_000)]
-    size: Count
-    sha256: Digest
-    role: Literal["manifest", "description", "provenance", "metadata", "table", "array", "prompts"]
-    dataset: Name | None = None
-    encoder: Name | None = None
-    kind: Literal["clips", "frames", "windows"] | None = None
-
-    @property
-    def record(self) -> FileRecord:
-        """Size and digest."""
-        return FileRecord(self.size, self.sha256)
-
-
-class SentDataset(_Part):
-    """A data set: who may pass it on, how its clips are named, and what became of its columns."""
-
-    name: Name
-    title: Text
-    licence: Text
-    redistribution: Literal["no", "ask", "yes"]
-    citation: Text = ""
-    source: Text = ""
-    synthetic: StrictBool = False
-    ids: Literal["public", "pseudonyms", "kept", "internal"]
-    digests: Literal["none", "keyed", "join-key", "kept", "internal"]
-    permission_refs: tuple[Text, ...] = ()
-    manifest_path: Text
-    manifest_id: Digest
-    media_digest: Digest
-    annotations_digest: Digest
-    n_clips: Count
-    n_patients: Count | None
-    columns: tuple[Name, ...]
-
-    @property
-    def entry(self) -> ManifestEntry:
-        """The manifest as a store's snapshot lists it."""
-        return ManifestEntry(
-            name=self.name,
-            manifest_id=self.manifest_id,
-            media_digest=self.media_digest,
-            annotations_digest=self.annotations_digest,
-        )
-
-
-class SentSet(_Part):
-    """A set of vectors: what made it, how large it is, where it stands."""
-
-    dataset: Name
-    encoder: Name
-    variant: Name
-    fingerprint: Digest
-    set_id: Digest
-    folder: Text
-    unit: Literal["frame", "clip"]
-    dtype: Literal["float16", "float32"]
-    n_clips: Count
-    n_frames: Count
-    n_windows: Count
-    clip_dim: Dim
-    frame_dim: Dim | None
-    n_failed: Count
-    weights_sha256: Digest | None
-    licence: Text
-    licence_forbids: Text = ""
-
-    @property
-    def title(self) -> str:
-        """``NAME`` or ``NAME@VARIANT``."""
-        return self.encoder if self.variant == "published" else f"{self.encoder}@{self.variant}"
-
-    @property
-    def entry(self) -> SetEntry:
-        """The set as a store's snapshot lists it."""
-        return SetEntry(
-            dataset=self.dataset,
-            encoder=self.encoder,
-            variant=self.variant,
-            fingerprint=self.fingerprint,
-            set_id=self.set_id,
-        )
-
-
-class PromptsPart(_Part):
-    """A bank of embedded prompts, published heads or candidates: its id, whose it is, where it stands."""
-
-    id: Digest
-    folder: Text
-    kind: Literal["prompts", "heads", "candidates"]
-    name: Name
-    encoder: Name
-    licence: Text = ""
-
-
-class Selection(_Part):
-    """What somebody takes of a snapshot; empty lists take all.
-
-    `datasets` and `encoders` (titles or names) choose sets, `clips_only` leaves frames and windows out.
-    """
-
-    datasets: tuple[Name, ...] = ()
-    encoders: tuple[Name, ...] = ()
-    clips_only: StrictBool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing is left out."""
-        return self == Selection()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what is chosen."""
-        return sha256_hex(canonical_json(self.model_dump(mode="json")))
-
-
-class SentSnapshot(_Part):
+class SentSnapshot(Part):
     """The document of a sent snapshot.
 
     Attributes
@@ -334,18 +206,6 @@ class SentSnapshot(_Part):
         return "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())).encode()
 
 
-def one_line(text: str) -> str:
-    """Return text as a document may hold it: one line, without characters that steer a terminal.
-
-    Examples
-    --------
-    >>> one_line("A data set\\n  of clips\\x1b[31m")
-    'A data set of clips?[31m'
-    """
-    flat = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else "?" for letter in flat)
-
-
 def _require_printable(described: Any, *, source: str) -> None:
     if isinstance(described, str):
         if not described.isprintable():
@@ -406,28 +266,3 @@ def _require_places(snapshot: SentSnapshot, *, source: str) -> None:
             refuse(f"the file {file.path} belongs to no part of the snapshot")
     if manifests - {file.path for file in snapshot.files}:
         refuse("a manifest is not among the files")
-
-
-def read_partial(folder: Path, snapshot_id: str) -> Selection:
-    """Return what a folder holds of a snapshot, as its ``partial.json`` says; all of it where there is none.
-
-    Raises
-    ------
-    FormatError
-        The file is not of this form, or speaks of another snapshot.
-    """
-    path = folder / PARTIAL_FILE
-    if not path.exists():
-        return Selection()
-    described = parse_json(read_file(path, max_bytes=1 << 20), source=str(path))
-    try:
-        if described["snapshot"] != snapshot_id:
-            raise FormatError(f"{path} speaks of another snapshot")
-        return Selection.model_validate(described["selection"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise FormatError(f"{path} does not say what was taken: {error}") from error
-
-
-def partial_bytes(snapshot_id: str, selection: Selection) -> bytes:
-    """Return ``partial.json`` for a transfer that leaves something out."""
-    return canonical_json({"snapshot": snapshot_id, "selection": selection.model_dump(mode="json")})

@@ -21,19 +21,11 @@ from embedstore.identity import sha256_hex
 from embedstore.layout import ARRAY_KINDS, DESCRIPTION_FILE, PROVENANCE_FILE
 from embedstore.snapshot.archive import archive_names, write_archives
 from embedstore.snapshot.card import side_files
-from embedstore.snapshot.describe import (
-    DOCUMENT_FILE,
-    MAX_DOCUMENT_BYTES,
-    PromptsPart,
-    SentDataset,
-    SentFile,
-    SentSet,
-    SentSnapshot,
-    one_line,
-)
+from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SentSnapshot
 from embedstore.snapshot.disclosure import note_disclosure
 from embedstore.snapshot.leaks import scan_export
 from embedstore.snapshot.outgoing import sent_manifest, sent_provenance, write_sent_set
+from embedstore.snapshot.parts import PromptsPart, SentDataset, SentFile, SentSet, one_line
 from embedstore.snapshot.paths import path_name
 from embedstore.snapshot.plan import DatasetPlan, ExportPlan, ExportRequest, make_plan, require_allowed
 from embedstore.snapshot.staging import copy_files, staging_folder, sync_folders

@@ -20,9 +20,11 @@ from embedstore.files import create_file, hash_file, read_file, rename_folder, s
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.layout import FAILURES_FILE, INDEX_FILE
 from embedstore.manifest import Manifest
-from embedstore.snapshot.describe import DOCUMENT_FILE, Selection, SentDataset, SentSnapshot, read_partial
+from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
+from embedstore.snapshot.parts import SentDataset
 from embedstore.snapshot.quarantine import Inspected, Quarantine, quarantine
 from embedstore.snapshot.received import RECEIVED_FILE, Received, read_received
+from embedstore.snapshot.selection import Selection, read_partial
 from embedstore.snapshot.signature import Signature, check_signature, read_signature
 from embedstore.snapshot.staging import staging_folder, sync_folders
 from embedstore.store import Store

@@ -24,16 +24,9 @@ from typing import Any
 
 from embedstore.errors import CorruptionError, EmbedstoreError, HostileInputError, StorageError
 from embedstore.files import FileRecord, storage_errors, write_file
-from embedstore.snapshot.describe import (
-    DOCUMENT_FILE,
-    MAX_DOCUMENT_BYTES,
-    PARTIAL_FILE,
-    SIDE_FILES,
-    SIGNATURE_FILE,
-    Selection,
-    SentFile,
-    SentSnapshot,
-)
+from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
+from embedstore.snapshot.parts import SentFile
+from embedstore.snapshot.selection import PARTIAL_FILE, Selection
 from embedstore.snapshot.sources import SnapshotSource, open_source
 
 __all__ = ["Inspection", "answer", "inspect", "main"]

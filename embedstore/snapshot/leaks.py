@@ -9,8 +9,9 @@ import pyarrow as pa
 from embedstore.errors import PolicyError
 from embedstore.manifest import Manifest
 from embedstore.snapshot.card import card_bytes, croissant_bytes
-from embedstore.snapshot.describe import SentDataset, SentFile, SentSet, SentSnapshot
+from embedstore.snapshot.describe import SentSnapshot
 from embedstore.snapshot.leakscan import LeakScan, words_of_path
+from embedstore.snapshot.parts import SentDataset, SentFile, SentSet
 from embedstore.snapshot.plan import DatasetPlan, ExportPlan
 from embedstore.store import Store
 

@@ -14,8 +14,8 @@ from embedstore.bank import BANK_KINDS, VectorBank
 from embedstore.errors import PolicyError, UnknownNameError, did_you_mean
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.manifest import Manifest
-from embedstore.snapshot.describe import one_line
 from embedstore.snapshot.outgoing import Naming
+from embedstore.snapshot.parts import one_line
 from embedstore.snapshot.policy import (
     MIN_GROUP,
     ColumnRule,

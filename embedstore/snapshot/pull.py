@@ -14,17 +14,14 @@ from embedstore.snapshot.describe import (
     CROISSANT_FILE,
     DOCUMENT_FILE,
     MAX_DOCUMENT_BYTES,
-    PARTIAL_FILE,
     SIGNATURE_FILE,
     SUMS_FILE,
-    Selection,
     SentSnapshot,
-    partial_bytes,
-    read_partial,
 )
 from embedstore.snapshot.fetch import FetchOptions, fetch_files, read_remote
 from embedstore.snapshot.place import Found, find_snapshot
 from embedstore.snapshot.remotes import Remote
+from embedstore.snapshot.selection import PARTIAL_FILE, Selection, partial_bytes, read_partial
 
 __all__ = ["PullOutcome", "pull_folder"]
 

@@ -14,9 +14,10 @@ from typing import Any
 from embedstore.errors import CorruptionError, EnvironmentFailure, PolicyError
 from embedstore.files import FileRecord, hash_file
 from embedstore.identity import sha256_hex
-from embedstore.snapshot.describe import DOCUMENT_FILE, PARTIAL_FILE, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
+from embedstore.snapshot.describe import DOCUMENT_FILE, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
 from embedstore.snapshot.place import LATEST_FILE, latest_bytes
 from embedstore.snapshot.remotes import Broken, Remote
+from embedstore.snapshot.selection import PARTIAL_FILE
 
 __all__ = ["PushOptions", "PushOutcome", "push_folder"]
 

@@ -28,7 +28,8 @@ from embedstore.errors import (
     UnknownNameError,
     VectorError,
 )
-from embedstore.snapshot.describe import DOCUMENT_FILE, Selection, SentSnapshot
+from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
+from embedstore.snapshot.selection import Selection
 from embedstore.snapshot.staging import staging_folder
 from embedstore.store import Store
 

@@ -14,7 +14,8 @@ from typing import Any
 from embedstore.errors import CorruptionError
 from embedstore.files import read_sealed_json, storage_errors
 from embedstore.layout import StoreLayout, is_digest
-from embedstore.snapshot.describe import DOCUMENT_FILE, SentDataset, SentSet, SentSnapshot
+from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
+from embedstore.snapshot.parts import SentDataset, SentSet
 from embedstore.snapshot.policy import strictest
 
 __all__ = ["RECEIVED_FILE", "Received", "read_received"]

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from small_banks import add_bank
 from small_sets import add_set, drop_sets, expected_content, manifest_of, run_program, spec_of, write_set
 
-from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, EmbeddingSet, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, EmbeddingSet, SetWriter
 from embedstore.files import remove_folder
 from embedstore.snapshot import diff as diff_module
 from embedstore.snapshot.diff import LEAST_COSINE, RELATIVE_TOLERANCE, diff_sets, diff_snapshots
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 HALF_STEP = 1 + 2.0**-10  # moves a float16 value by at most one step
 

@@ -295,7 +295,7 @@ def test_archives_are_deterministic_and_split_by_encoder(store: Store, tmp_path:
 
 
 def test_the_document_is_canonical_and_selects(store: Store, tmp_path: Path) -> None:
-    from embedstore.snapshot.describe import Selection
+    from embedstore.snapshot.selection import Selection
 
     outcome = export_of(store, tmp_path / "out")
     snapshot = SentSnapshot.read(tmp_path / "out")

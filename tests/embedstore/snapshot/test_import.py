@@ -29,9 +29,9 @@ from small_sets import add_set, content_of, count_operations, kill_at, tree_of
 from embedstore.errors import ContentError, CorruptionError, PolicyError, UnknownNameError
 from embedstore.identity import sha256_hex
 from embedstore.manifest import DatasetFacts, Manifest
-from embedstore.snapshot.describe import PARTIAL_FILE, Selection, partial_bytes
 from embedstore.snapshot.importing import ImportRequest, import_snapshot
 from embedstore.snapshot.receiving import receiving_store
+from embedstore.snapshot.selection import PARTIAL_FILE, Selection, partial_bytes
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
 
@@ -380,7 +380,7 @@ def test_banks_of_prompts_travel(tmp_path: Path) -> None:
     import numpy as np
 
     from embedstore.bank import PROMPT_SCHEMA, BankHeader, write_bank
-    from embedstore.embedding_set import rows_to_table
+    from embedstore.tables import rows_to_table
 
     own = hospital_store(tmp_path / "a")
     header = BankHeader(

@@ -20,7 +20,7 @@ from embedstore.errors import (
     UnknownNameError,
 )
 from embedstore.files import FileRecord
-from embedstore.snapshot.describe import DOCUMENT_FILE, PARTIAL_FILE, Selection, SentSnapshot, read_partial
+from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
 from embedstore.snapshot.export import export_snapshot
 from embedstore.snapshot.fetch import FetchOptions
 from embedstore.snapshot.place import LATEST_FILE, find_snapshot
@@ -30,6 +30,7 @@ from embedstore.snapshot.push import PushOptions, push_folder
 from embedstore.snapshot.remotes import Address, Broken, open_remote
 from embedstore.snapshot.remotes import http as http_module
 from embedstore.snapshot.remotes.http import HttpRemote
+from embedstore.snapshot.selection import PARTIAL_FILE, Selection, read_partial
 from embedstore.store import Store
 from tests.plugin.fault_server import FaultServer, fault_server
 from tests.plugin.small_sets import add_set, manifest_of, spec_of

@@ -34,9 +34,9 @@ from embedstore.files import parse_json
 from embedstore.identity import sha256_hex
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.safe_yaml import parse_yaml
-from embedstore.snapshot.describe import Selection
 from embedstore.snapshot.importing import import_snapshot
 from embedstore.snapshot.paths import check_path
+from embedstore.snapshot.selection import Selection
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
 
