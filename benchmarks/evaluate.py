@@ -27,8 +27,9 @@ from timing import Case, Figure, machine, time_rounds
 
 from embedstore import DatasetFacts, EncoderSpec, Manifest, ManifestField, Store
 from embedstore.bank import BankHeader, write_bank
-from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.identity import sha256_hex
+from embedstore.tables import rows_to_table
 from evaltools.closeness import ClipPoints
 from evaltools.metrics import ClassificationScorer, RegressionScorer
 from evaltools.neighbours import nearest

@@ -26,11 +26,12 @@ from store_matrix import APPEND_ROWS, DIM, N_PICKED, make_matrix, matrix_figures
 from timing import Case, Figure, drop_cache, load_average, machine, run_child, time_rounds, warm_cache, watched_memory
 
 import embedstore
-from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.shards import ArrayDescription
 from embedstore.snapshot.verify import verify_set
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 from embedstore.vector_array import VectorArray
 
 N_SETS = 200

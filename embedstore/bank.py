@@ -8,9 +8,7 @@ an output) and ``candidates`` (embedded studies with known phenotypes, for retri
 from __future__ import annotations
 
 import re
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,33 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedstore.embedding_set import table_bytes
+from embedstore.described_folder import DescribedFolder, StagedFolder, read_description
 from embedstore.encoder import ACTIVATIONS, split_title
-from embedstore.errors import AmbiguousNameError, ContentError, CorruptionError, FormatError, UnknownNameError
-from embedstore.files import (
-    FileRecord,
-    fsync_folder,
-    parse_json,
-    read_file,
-    read_sealed_json,
-    rename_folder,
-    seal_json,
-    storage_errors,
-    write_file,
-)
-from embedstore.identity import canonical_json, sha256_hex
-from embedstore.layout import (
-    BANK_ARRAY,
-    BANK_ROWS_FILE,
-    BANK_TABLES,
-    DESCRIPTION_FILE,
-    FORMAT_VERSION,
-    PROVENANCE_FILE,
-    STAGING_PREFIX,
-)
-from embedstore.shards import ArrayDescription, ArrayWriter, cast_for_storage, group_metadata
+from embedstore.errors import AmbiguousNameError, ContentError, FormatError, UnknownNameError
+from embedstore.files import storage_errors
+from embedstore.layout import BANK_ARRAY, BANK_ROWS_FILE, BANK_TABLES, DESCRIPTION_FILE
+from embedstore.shards import ArrayWriter, cast_for_storage
 from embedstore.vector_array import VectorArray
 
 __all__ = ["BANK_KINDS", "BankHeader", "VectorBank", "check_rows", "pick_bank", "write_bank"]
@@ -82,7 +60,6 @@ _NEVER_NULL = {
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DTYPE = "float32"  # thresholds and medians over prompts hang on the last digits of a cosine
-_MAX_DESCRIPTION_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +93,7 @@ class BankHeader:
 
 
 @dataclass(frozen=True)
-class VectorBank:
+class VectorBank(DescribedFolder):
     """A read view of one committed bank.
 
     Attributes
@@ -152,15 +129,9 @@ class VectorBank:
         FormatError
             It was written by a newer version, or is no bank.
         """
-        path = folder / DESCRIPTION_FILE
-        payload = read_file(path, max_bytes=_MAX_DESCRIPTION_BYTES)
-        if sha256_hex(payload) != bank_id:
-            raise CorruptionError(f"{path} is not what was written; run embedstore verify")
-        described = parse_json(payload, source=str(path))
-        if described.get("format", 0) > FORMAT_VERSION:
-            raise FormatError(f"{path} has format {described['format']}: it needs a newer embedstore")
+        described = read_description(folder, expected_id=bank_id)
         if described.get("kind") != "bank" or described.get("bank_kind") not in BANK_KINDS:
-            raise FormatError(f"{path} describes no bank of a kind that this version knows")
+            raise FormatError(f"{folder / DESCRIPTION_FILE} describes no bank of a kind that this version knows")
         return cls(folder, bank_id, described)
 
     @property
@@ -206,26 +177,10 @@ class VectorBank:
     def __repr__(self) -> str:
         return f"VectorBank({self.kind!r}, {self.name!r}, {self.encoder!r}, {len(self)} rows, {self.bank_id[:12]})"
 
-    def array(self, kind: str) -> VectorArray | None:
-        """Return an array by kind, None where the bank has none."""
-        described = self.described["arrays"].get(kind)
-        return None if described is None else VectorArray(self.folder / kind, ArrayDescription.from_dict(described))
-
     @cached_property
     def vectors(self) -> VectorArray:
         """(P, D), float32: of length one for prompts and candidates, weight rows for heads."""
-        described = self.described["arrays"][BANK_ARRAY]
-        return VectorArray(self.folder / BANK_ARRAY, ArrayDescription.from_dict(described))
-
-    def table(self, name: str) -> pa.Table:
-        """Read one of the bank's tables by file name."""
-        path = self.folder / name
-        with storage_errors(path, "read"):
-            try:
-                with pq.ParquetFile(path) as parquet:
-                    return parquet.read(use_threads=False)
-            except (pa.ArrowException, ValueError) as error:
-                raise CorruptionError(f"{path} is no readable table; run embedstore verify") from error
+        return self._array_at(BANK_ARRAY)
 
     @cached_property
     def rows(self) -> pa.Table:
@@ -252,26 +207,6 @@ class VectorBank:
         if name not in self.described["tables"]:
             raise FormatError(f"the {self.title} has no table {name}")
         return self.table(name)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all files that the description lists."""
-        return sum(record.size for _, record in self.files())
-
-    @cached_property
-    def provenance(self) -> Mapping[str, Any]:
-        """Versions, device and time of the making; outside the id."""
-        path = self.folder / PROVENANCE_FILE
-        return read_sealed_json(path) if path.exists() else {}
-
-    def files(self) -> Iterator[tuple[str, FileRecord]]:
-        """Yield (path inside the bank's folder, size and digest) of every file of the description."""
-        for kind, described in sorted(self.described["arrays"].items()):
-            for name, record in sorted(described["files"].items()):
-                yield f"{kind}/{name}", FileRecord(record["size"], record["sha256"])
-        for part in ("tables", "metadata"):
-            for name, record in sorted(self.described[part].items()):
-                yield name, FileRecord(record["size"], record["sha256"])
 
 
 def check_rows(kind: str, tables: Mapping[str, pa.Table], *, n_vectors: int) -> None:
@@ -349,12 +284,10 @@ def write_bank(
         Vectors and tables do not fit each other or the kind.
     """
     dim = int(header.spec["dim"])
-    folder = prompts / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
-    with storage_errors(folder, "write"):
-        folder.mkdir(parents=True)
-    finished = False
-    try:
-        with ArrayWriter(folder / BANK_ARRAY, dim=dim, dtype=_DTYPE) as writer:
+    with storage_errors(prompts, "write"):
+        prompts.mkdir(parents=True, exist_ok=True)
+    with StagedFolder(prompts) as staged:
+        with ArrayWriter(staged.path / BANK_ARRAY, dim=dim, dtype=_DTYPE) as writer:
             for block in [vectors] if isinstance(vectors, np.ndarray) else vectors:
                 if block.ndim != 2 or block.shape[1] != dim:
                     raise ContentError(f"{header.encoder} has vectors of {dim} numbers, {header.name} {block.shape}")
@@ -362,38 +295,15 @@ def write_bank(
             array = writer.finish()
         check_rows(header.kind, tables, n_vectors=array.n_rows)
         described = {
-            "format": FORMAT_VERSION,
             "kind": "bank",
             "bank_kind": header.kind,
             "name": header.name,
             "encoder": header.encoder,
             "spec": dict(header.spec),
             "arrays": {BANK_ARRAY: array.to_dict()},
-            "tables": {name: _write_table(folder / name, table) for name, table in sorted(tables.items())},
-            "metadata": {"zarr.json": _write(folder / "zarr.json", group_metadata())},
+            "tables": {name: staged.write_table(name, table) for name, table in sorted(tables.items())},
         }
-        _write(folder / PROVENANCE_FILE, seal_json(provenance))
-        description = canonical_json(described)
-        _write(folder / DESCRIPTION_FILE, description)
-        with storage_errors(folder, "write"):
-            for sub in sorted(path for path in folder.rglob("*") if path.is_dir()):
-                fsync_folder(sub)
-        bank_id = sha256_hex(description)
-        finished = rename_folder(folder, prompts / bank_id)
-        return bank_id
-    finally:
-        if not finished:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write(path: Path, payload: bytes) -> dict[str, Any]:
-    with write_file(path) as handle:
-        handle.write(payload)
-    return {"size": handle.record.size, "sha256": handle.record.sha256}
-
-
-def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
-    return {**_write(path, table_bytes(table)), "rows": table.num_rows}
+        return staged.publish(described, provenance=provenance)
 
 
 def pick_bank(

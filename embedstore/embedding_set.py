@@ -5,10 +5,7 @@ A set holds content only: vectors, index tables, failures. No label, split or pa
 
 from __future__ import annotations
 
-import io
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,35 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedstore.errors import CorruptionError, FormatError
-from embedstore.files import (
-    FileRecord,
-    fsync_folder,
-    parse_json,
-    read_file,
-    read_sealed_json,
-    rename_folder,
-    seal_json,
-    storage_errors,
-    write_file,
-)
-from embedstore.identity import canonical_json, sha256_hex
-from embedstore.layout import (
-    ARRAY_KINDS,
-    DESCRIPTION_FILE,
-    FAILURES_FILE,
-    FORMAT_VERSION,
-    FRAME_INDEX_FILE,
-    INDEX_FILE,
-    PROVENANCE_FILE,
-    STAGING_PREFIX,
-    WINDOW_INDEX_FILE,
-)
-from embedstore.shards import ArrayDescription, ArrayWriter, group_metadata
+from embedstore.described_folder import DescribedFolder, StagedFolder, read_description
+from embedstore.errors import FormatError
+from embedstore.layout import ARRAY_KINDS, FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE
+from embedstore.shards import ArrayWriter
 from embedstore.spec import EncoderSpec
-from embedstore.tables import write_table
 from embedstore.vector_array import VectorArray
 
 if TYPE_CHECKING:
@@ -112,11 +86,10 @@ TABLE_SCHEMAS = {
     WINDOW_INDEX_FILE: WINDOW_INDEX_SCHEMA,
     FAILURES_FILE: FAILURES_SCHEMA,
 }
-_MAX_DESCRIPTION_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class EmbeddingSet:
+class EmbeddingSet(DescribedFolder):
     """A read view of one committed set.
 
     Attributes
@@ -142,19 +115,14 @@ class EmbeddingSet:
 
         Raises
         ------
+        StorageError
+            It is not there.
         CorruptionError
             The description is not the one that the id names.
         FormatError
             It was written by a newer version.
         """
-        path = folder / DESCRIPTION_FILE
-        payload = read_file(path, max_bytes=_MAX_DESCRIPTION_BYTES)
-        if sha256_hex(payload) != set_id:
-            raise CorruptionError(f"{path} is not what was written; run embedstore verify")
-        described = parse_json(payload, source=str(path))
-        if described.get("format", 0) > FORMAT_VERSION:
-            raise FormatError(f"{path} has format {described['format']}: it needs a newer embedstore")
-        return cls(folder, set_id, described)
+        return cls(folder, set_id, read_description(folder, expected_id=set_id))
 
     @property
     def dataset(self) -> str:
@@ -177,15 +145,10 @@ class EmbeddingSet:
     def __repr__(self) -> str:
         return f"EmbeddingSet({self.dataset!r}, {self.spec.title!r}, {len(self)} clips, {self.set_id[:12]})"
 
-    def array(self, kind: str) -> VectorArray | None:
-        """Return an array by kind, None where the set has none."""
-        described = self.described["arrays"].get(kind)
-        return None if described is None else VectorArray(self.folder / kind, ArrayDescription.from_dict(described))
-
     @cached_property
     def clips(self) -> VectorArray:
         """(N, D): one vector a clip, in the order of `index`."""
-        return VectorArray(self.folder / "clips", ArrayDescription.from_dict(self.described["arrays"]["clips"]))
+        return self._array_at("clips")
 
     @cached_property
     def frames(self) -> VectorArray:
@@ -205,16 +168,6 @@ class EmbeddingSet:
     def windows(self) -> VectorArray | None:
         """(W, D): one vector a window, None for frame encoders."""
         return self.array("windows")
-
-    def table(self, name: str) -> pa.Table:
-        """Read one of the set's tables by file name."""
-        path = self.folder / name
-        with storage_errors(path, "read"):
-            try:
-                with pq.ParquetFile(path) as parquet:
-                    return parquet.read(use_threads=False)
-            except (pa.ArrowException, ValueError) as error:
-                raise CorruptionError(f"{path} is no readable table; run embedstore verify") from error
 
     @cached_property
     def index(self) -> pa.Table:
@@ -262,34 +215,6 @@ class EmbeddingSet:
         """Number of clips without vectors."""
         return int(self.described["tables"][FAILURES_FILE]["rows"])
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all files that the description lists."""
-        return sum(record.size for _, record in self.files())
-
-    @cached_property
-    def provenance(self) -> Mapping[str, Any]:
-        """Versions, device, times and decode seconds of the build; outside the id."""
-        path = self.folder / PROVENANCE_FILE
-        return read_sealed_json(path) if path.exists() else {}
-
-    def files(self) -> Iterator[tuple[str, FileRecord]]:
-        """Yield (path inside the set's folder, size and digest) of every file of the description."""
-        for kind, described in sorted(self.described["arrays"].items()):
-            for name, record in sorted(described["files"].items()):
-                yield f"{kind}/{name}", FileRecord(record["size"], record["sha256"])
-        for name, record in sorted(self.described["tables"].items()):
-            yield name, FileRecord(record["size"], record["sha256"])
-        for name, record in sorted(self.described["metadata"].items()):
-            yield name, FileRecord(record["size"], record["sha256"])
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """Return the Parquet file of a table: equal tables give equal bytes under one pyarrow version."""
-    sink = io.BytesIO()
-    write_table(sink, table)
-    return sink.getvalue()
-
 
 def _as_stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Cast a table to its schema; large strings stay: they are written as strings are, and a cast copies them."""
@@ -314,14 +239,17 @@ class SetWriter:
     """
 
     def __init__(self, sets: Path, *, dataset: str, spec: EncoderSpec) -> None:
-        self._sets, self._dataset, self._spec = sets, dataset, spec
-        self.folder = sets / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
+        self._dataset, self._spec = dataset, spec
+        self._staged = StagedFolder(sets)
         self._arrays: dict[str, ArrayWriter] = {}
-        self._finished = False
+
+    @property
+    def folder(self) -> Path:
+        """The staging folder."""
+        return self._staged.path
 
     def __enter__(self) -> Self:
-        with storage_errors(self.folder, "write"):
-            self.folder.mkdir()
+        self._staged.__enter__()
         return self
 
     def __exit__(
@@ -329,8 +257,7 @@ class SetWriter:
     ) -> None:
         for array in self._arrays.values():
             array.__exit__(kind, error, trace)
-        if not self._finished:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._staged.__exit__(kind, error, trace)
 
     def array(self, kind: str, *, dim: int) -> ArrayWriter:
         """Open one of the arrays ``clips``, ``frames``, ``windows`` for appending rows of the stored dtype."""
@@ -357,37 +284,20 @@ class SetWriter:
             The set id.
         """
         arrays = {kind: writer.finish().to_dict() for kind, writer in sorted(self._arrays.items())}
-        written: dict[str, dict[str, Any]] = {}
-        for name, table in sorted(tables.items()):
-            with write_file(self.folder / name) as handle:
-                write_table(handle, _as_stored(table, TABLE_SCHEMAS[name]))
-            written[name] = {"size": handle.record.size, "sha256": handle.record.sha256, "rows": table.num_rows}
+        written = {
+            name: self._staged.write_table(name, _as_stored(table, TABLE_SCHEMAS[name]))
+            for name, table in sorted(tables.items())
+        }
         self._check_counts(arrays, tables)
-        with write_file(self.folder / "zarr.json") as handle:
-            handle.write(group_metadata())
-        metadata = {"zarr.json": {"size": handle.record.size, "sha256": handle.record.sha256}}
-        with write_file(self.folder / PROVENANCE_FILE) as handle:
-            handle.write(seal_json(provenance))
-        description = canonical_json(
-            {
-                "format": FORMAT_VERSION,
-                "kind": "embedding-set",
-                "dataset": self._dataset,
-                "spec": self._spec.to_dict(),
-                "fingerprint": self._spec.fingerprint,
-                "arrays": arrays,
-                "tables": written,
-                "metadata": metadata,
-            }
-        )
-        with write_file(self.folder / DESCRIPTION_FILE) as handle:
-            handle.write(description)
-        with storage_errors(self.folder, "write"):
-            for sub in sorted(path for path in self.folder.rglob("*") if path.is_dir()):
-                fsync_folder(sub)
-        set_id = sha256_hex(description)
-        self._finished = rename_folder(self.folder, self._sets / set_id)
-        return set_id
+        described = {
+            "kind": "embedding-set",
+            "dataset": self._dataset,
+            "spec": self._spec.to_dict(),
+            "fingerprint": self._spec.fingerprint,
+            "arrays": arrays,
+            "tables": written,
+        }
+        return self._staged.publish(described, provenance=provenance)
 
     @staticmethod
     def _check_counts(arrays: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
@@ -396,10 +306,3 @@ class SetWriter:
             rows = arrays[kind]["n_rows"] if kind in arrays else 0
             if (kind in arrays) != (name in tables) or rows != (tables[name].num_rows if name in tables else 0):
                 raise ValueError(f"{kind} and {name} do not have the same rows")
-
-
-def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Return a table of ``schema`` from one mapping a row; absent cells are null."""
-    return pa.table(
-        {name: pa.array([row.get(name) for row in rows], type=schema.field(name).type) for name in schema.names}
-    )

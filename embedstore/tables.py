@@ -7,7 +7,7 @@ are kept in files until all are there, and are written from there as whole colum
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from embedstore.errors import CorruptionError
 from embedstore.files import scratch_file, storage_errors
 
-__all__ = ["TableReader", "TableSpool", "write_table"]
+__all__ = ["TableReader", "TableSpool", "rows_to_table", "table_bytes", "write_table"]
 
 _ROW_GROUP_ROWS = 1 << 20
 _BLOCK_BYTES = 1 << 20
@@ -64,6 +64,20 @@ def write_table(handle: Any, table: pa.Table) -> None:
     with pq.ParquetWriter(blocks, table.schema, compression="zstd", store_schema=False) as writer:
         writer.write_table(table, row_group_size=_ROW_GROUP_ROWS)
     blocks.pass_on()
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Return the Parquet file of a table, as `write_table` writes it."""
+    sink = io.BytesIO()
+    write_table(sink, table)
+    return sink.getvalue()
+
+
+def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return a table of ``schema`` from one mapping a row; absent cells are null."""
+    return pa.table(
+        {name: pa.array([row.get(name) for row in rows], type=schema.field(name).type) for name in schema.names}
+    )
 
 
 class _Column:

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "identity", "layout", "files", "locks"},
     {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "prompts", "weights_cache"},
     {"manifest"},
-    {"shards", "vector_array", "tables"},
+    {"shards", "vector_array", "tables", "described_folder"},
     {"embedding_set", "views", "bank"},
     {"history", "store"},
     {"snapshot", "build", "ingest", "phantom", "upkeep", "doctor"},

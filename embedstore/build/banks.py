@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from embedstore.bank import HEAD_SCHEMA, PROMPT_SCHEMA, BankHeader, VectorBank, write_bank
 from embedstore.build.bank_owner import BankOwner, TextTower, load_tower
-from embedstore.embedding_set import rows_to_table
 from embedstore.encoder import (
     TaskHead,
     load_heads,
@@ -32,6 +31,7 @@ from embedstore.identity import digest_json
 from embedstore.layout import BANK_ROWS_FILE
 from embedstore.prompts import Prompt, PromptBank, prompt_banks
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 __all__ = [
     "HEADS_NAME",

@@ -26,12 +26,12 @@ from embedstore.bank import (
 )
 from embedstore.build.bank_owner import BankOwner
 from embedstore.build.banks import BankOutcome
-from embedstore.embedding_set import rows_to_table
 from embedstore.encoder import resolve_string
 from embedstore.errors import ContentError
 from embedstore.identity import digest_json
 from embedstore.layout import BANK_ROWS_FILE
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 __all__ = ["FORMATS_GROUP", "CandidateSource", "add_candidates"]
 

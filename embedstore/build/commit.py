@@ -15,13 +15,7 @@ import pyarrow as pa
 from embedstore.build.lock import build_lock
 from embedstore.build.plan import BuildPlan, PlannedClip
 from embedstore.build.units import Receipt, read_receipts
-from embedstore.embedding_set import (
-    FAILURES_SCHEMA,
-    TABLE_SCHEMAS,
-    EmbeddingSet,
-    SetWriter,
-    rows_to_table,
-)
+from embedstore.embedding_set import FAILURES_SCHEMA, TABLE_SCHEMAS, EmbeddingSet, SetWriter
 from embedstore.errors import BusyError, CorruptionError, NothingDecodedError, StorageError
 from embedstore.files import read_json, remove_file, remove_folder
 from embedstore.history import SetEntry, Snapshot
@@ -29,7 +23,7 @@ from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDO
 from embedstore.shards import ArrayWriter
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
-from embedstore.tables import TableReader, TableSpool
+from embedstore.tables import TableReader, TableSpool, rows_to_table
 
 __all__ = ["array_kinds", "commit_build", "drop_build", "drop_stale_builds", "open_units"]
 

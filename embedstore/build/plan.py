@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedstore.embedding_set import EmbeddingSet, rows_to_table, table_bytes
+from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import CorruptionError, MediaError
 from embedstore.files import create_file, read_json, storage_errors
 from embedstore.identity import canonical_json, digest_json
@@ -25,6 +25,7 @@ from embedstore.layout import FORMAT_VERSION
 from embedstore.manifest import Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table, table_bytes
 
 __all__ = ["BuildPlan", "PlannedClip", "make_plan", "UNIT_CLIPS"]
 

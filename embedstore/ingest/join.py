@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA
 from embedstore.errors import ContentError
 from embedstore.identity import sha256_hex
 from embedstore.ingest.keys import RowKeys, named
@@ -19,6 +19,7 @@ from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE
 from embedstore.manifest import Manifest
 from embedstore.manifest.cells import composed
 from embedstore.spec import EncoderSpec
+from embedstore.tables import rows_to_table
 
 __all__ = ["Joined", "JoinedFrames", "join_source"]
 

@@ -27,13 +27,14 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore import shards
-from embedstore.embedding_set import TABLE_SCHEMAS, EmbeddingSet, SetWriter, rows_to_table
+from embedstore.embedding_set import TABLE_SCHEMAS, EmbeddingSet, SetWriter
 from embedstore.errors import MediaError
 from embedstore.manifest import DatasetFacts, FieldFacts, Manifest, ManifestField
 from embedstore.snapshot.references import add_forgotten
 from embedstore.snapshot.tags import create_tag, delete_tag
 from embedstore.spec import EncoderSpec, FrameSampling, ResolvedFrames
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 # Small shards, so that a store of a few KiB has arrays of several; readers take the number from the description.
 SHARD_ROWS = 512

@@ -12,7 +12,7 @@ import pytest
 
 import embedstore
 from embedstore import files
-from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.errors import (
     AmbiguousNameError,
     CorruptionError,
@@ -26,6 +26,7 @@ from embedstore.files import seal_json
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 
 def write_set(store: Store, *, dataset: str = "mine", spec: EncoderSpec | None = None, n_clips: int = 5) -> str:

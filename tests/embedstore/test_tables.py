@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedstore.embedding_set import table_bytes
 from embedstore.errors import CorruptionError, StorageError
-from embedstore.tables import TableReader, TableSpool, write_table
+from embedstore.tables import TableReader, TableSpool, table_bytes, write_table
 
 SCHEMA = pa.schema([("clip_id", pa.string()), ("frame", pa.int64()), ("time_s", pa.float64()), ("note", pa.string())])
 

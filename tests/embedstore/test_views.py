@@ -20,11 +20,11 @@ from embedstore.embedding_set import (
     WINDOW_INDEX_SCHEMA,
     EmbeddingSet,
     SetWriter,
-    rows_to_table,
 )
 from embedstore.errors import FormatError, MissingExtraError, UnknownNameError
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 N_CLIPS, DIM, PER_CLIP = 9, 4, 3
 

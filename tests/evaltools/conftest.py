@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from embedstore import DatasetFacts, EncoderSpec, Manifest, ManifestField, Store
-from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.identity import sha256_hex
+from embedstore.tables import rows_to_table
 
 VIEWS = ("A4C", "A2C", "PLAX")
 FRAMES = 4

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sent_snapshots import copied, edit_json, reseal, rewrite_document
 
-from embedstore.embedding_set import table_bytes
 from embedstore.files import write_file
 from embedstore.snapshot.archive import _Writer
+from embedstore.tables import table_bytes
 
 CANARY = b"canary\n"
 SET = "emb/mine/small"

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.bank import HEAD_SCHEMA, PROMPT_SCHEMA, SECTION_PHENOTYPES_SCHEMA, BankHeader, VectorBank, write_bank
-from embedstore.embedding_set import rows_to_table
 from embedstore.identity import derive_seed, digest_json
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 DIM = 6
 

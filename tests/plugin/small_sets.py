@@ -20,13 +20,13 @@ from embedstore.embedding_set import (
     WINDOW_INDEX_SCHEMA,
     EmbeddingSet,
     SetWriter,
-    rows_to_table,
 )
 from embedstore.history import SetEntry
 from embedstore.identity import derive_seed
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 DIM = 6
 

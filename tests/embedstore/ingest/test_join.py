@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.build.run import BuildOutcome
-from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter, rows_to_table
+from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.errors import AmbiguousNameError, ContentError, ManifestError, UnknownNameError, VectorError
 from embedstore.files import StorageError
 from embedstore.ingest import IngestProgress, IngestRequest, IngestSource, SourceRows, ingest_vectors
@@ -26,6 +26,7 @@ from embedstore.locks import is_locked
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
+from embedstore.tables import rows_to_table
 
 IDS = st.text(alphabet="abé\u0301./", min_size=1, max_size=3)
 
