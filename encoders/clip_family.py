@@ -355,8 +355,8 @@ class LoadedTowers:
 
 def load_towers(request: LoadRequest, *, tower: str | tuple[str, ...]) -> LoadedTowers:
     """Build both towers, check every key of the checkpoint, and fill those that begin with ``tower``."""
-    from encoders.checkpoint import load_exactly
     from encoders.model_folder import shapes_of_state
+    from encoders.state_dict import load_exactly
 
     card = CARDS.get(request.spec.name, CLIP_CARD)
     name = str(request.spec.preprocessing["architecture"])

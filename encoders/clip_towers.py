@@ -170,7 +170,7 @@ def build_towers(config: Mapping[str, Any], shapes: Shapes, *, source: Path | st
     FormatError
         The architecture is not offered, or the tensors are another model's.
     """
-    from encoders.checkpoint import without_initialisation
+    from encoders.state_dict import without_initialisation
 
     if config.get("multimodal_cfg"):
         raise FormatError(f"checkpoint {source} is a captioning model (CoCa), which is not offered")

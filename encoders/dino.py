@@ -184,10 +184,10 @@ def load_v3(request: LoadRequest) -> FrameEncoder:
 
 
 def _load(request: LoadRequest, *, version: int) -> FrameEncoder:
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import pick_device
     from encoders.dino_model import DinoSizes, Dinov2, Dinov3
     from encoders.model_folder import shapes_of_state
+    from encoders.state_dict import load_exactly, without_initialisation
 
     spec = request.spec
     card = CARDS.get(spec.name, DINOV2_CARD if version == 2 else DINOV3_CARD)

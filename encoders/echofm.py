@@ -110,10 +110,10 @@ def load(request: LoadRequest) -> ClipEncoder:
     UnknownNameError
         The sampling gives other windows than 32 frames.
     """
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import pick_device
     from encoders.echofm_model import EchoFm, EchoFmSizes
     from encoders.model_folder import shapes_of_state
+    from encoders.state_dict import load_exactly, without_initialisation
 
     spec = request.spec
     state, file, _ = open_given(

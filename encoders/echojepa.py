@@ -79,9 +79,9 @@ def load(request: LoadRequest) -> ClipEncoder:
     UnknownNameError
         The sampling gives other windows than 16 frames.
     """
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import pick_device
     from encoders.model_folder import shape_of, shapes_of_state
+    from encoders.state_dict import load_exactly, without_initialisation
     from encoders.vjepa2_keys import authors_spelling, from_authors, target_encoder
     from encoders.vjepa2_model import Vjepa2, Vjepa2Sizes
 

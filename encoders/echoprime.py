@@ -176,7 +176,7 @@ def _models() -> ModuleType:
 
 def _filled(card: PublishedCard, request: LoadRequest) -> tuple[torch.nn.Module, Path]:
     """Build the network of a card and fill it from the request's file, every key accounted for."""
-    from encoders.checkpoint import load_exactly, without_initialisation
+    from encoders.state_dict import load_exactly, without_initialisation
 
     state, file, _ = open_given(
         request, locate=card.locate_weights, names=card.weights_names, source=card.weights_source

@@ -51,9 +51,9 @@ def load(request: LoadRequest) -> TokenTower:
         The checkpoint is damaged, wants code to run, or is another model's; the tokenizer is another model's.
     """
     from encoders.bert_model import BertSizes
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import check_memory, pick_device
     from encoders.model_folder import open_state, shape_of, shapes_of_state
+    from encoders.state_dict import load_exactly, without_initialisation
 
     device = pick_device(request.device)
     given = request.weights or ECHOPRIME_CARD.locate_weights()

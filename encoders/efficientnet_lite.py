@@ -204,8 +204,9 @@ def load_lite(request: LoadRequest, *, model: str, side: int, located: Path | No
     StorageError, CorruptionError, HostileInputError, FormatError
         The checkpoint is not there, is not the file that the spec names, or is another model's.
     """
-    from encoders.checkpoint import load_exactly, open_checkpoint
+    from encoders.checkpoint import open_checkpoint
     from encoders.device import pick_device
+    from encoders.state_dict import load_exactly
 
     path = request.weights or located
     if path is None:

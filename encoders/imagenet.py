@@ -164,8 +164,9 @@ def load_mobilenet_v2(request: LoadRequest) -> FrameEncoder:
     StorageError, CorruptionError, HostileInputError, FormatError
         The checkpoint is not there, is not the file that the spec names, or is another model's.
     """
-    from encoders.checkpoint import load_exactly, open_checkpoint, without_initialisation
+    from encoders.checkpoint import open_checkpoint
     from encoders.device import pick_device
+    from encoders.state_dict import load_exactly, without_initialisation
 
     path = request.weights or MOBILENET_V2_CARD.locate_weights()
     if path is None:

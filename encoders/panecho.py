@@ -198,7 +198,7 @@ def _network(n_frames: int) -> PanEchoNetwork:
 
 
 def _loaded(request: LoadRequest) -> PanEchoNetwork:
-    from encoders.checkpoint import load_exactly, without_initialisation
+    from encoders.state_dict import load_exactly, without_initialisation
 
     card = PANECHO_CARD
     state, file, _ = open_given(

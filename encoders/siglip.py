@@ -167,9 +167,9 @@ class LoadedTowers:
 
 def load_towers(request: LoadRequest, *, tower: str | tuple[str, ...]) -> LoadedTowers:
     """Build both towers, check every key of the checkpoint, and fill those that begin with ``tower``."""
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.model_folder import read_settings, shapes_of_state
     from encoders.siglip_model import SiglipSizes, SiglipTowers
+    from encoders.state_dict import load_exactly, without_initialisation
 
     card = CARDS.get(request.spec.name, SIGLIP2_CARD)
     state, file, path = open_given(request, locate=card.locate_weights, names=HF_WEIGHTS, source=card.weights_source)

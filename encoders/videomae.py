@@ -179,9 +179,9 @@ def load_echo_vision_fm(request: LoadRequest) -> ClipEncoder:
 
 
 def _load(request: LoadRequest, *, card: PublishedCard) -> ClipEncoder:
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import pick_device
     from encoders.model_folder import read_settings, shapes_of_state
+    from encoders.state_dict import load_exactly, without_initialisation
     from encoders.videomae_keys import authors_spelling, from_authors, from_hub, is_authors
     from encoders.videomae_model import VideoMae, VideoMaeSizes
 

@@ -163,9 +163,9 @@ def load(request: LoadRequest) -> ClipEncoder:
     UnknownNameError
         The sampling gives no windows of one length.
     """
-    from encoders.checkpoint import load_exactly, without_initialisation
     from encoders.device import pick_device
     from encoders.model_folder import shapes_of_state
+    from encoders.state_dict import load_exactly, without_initialisation
     from encoders.vjepa2_model import Vjepa2, Vjepa2Sizes
 
     spec = request.spec

@@ -25,8 +25,9 @@ from embedstore.errors import (
     HostileInputError,
     StorageError,
 )
-from encoders.checkpoint import load_exactly, open_checkpoint, sha256_of_file, without_initialisation
+from encoders.checkpoint import open_checkpoint, sha256_of_file
 from encoders.model_folder import tensor_shapes
+from encoders.state_dict import load_exactly, without_initialisation
 
 CONTAINERS = ["zip", "legacy", "safetensors"]
 
