@@ -23,14 +23,14 @@ run)
 	# The package itself, for its entry points.
 	python3 -m pip install --quiet --no-index --no-deps --no-compile --no-build-isolation --target "$site" . ||
 		echo "the package was not installed: encoders are read from setup.cfg, and nothing is built" >&2
-	export PYTHONPATH="$site" PYTHONUNBUFFERED=1
+	export PYTHONPATH="$PWD:$site" PYTHONUNBUFFERED=1
 	mkdir -p "$3"
-	timeout 300 python3 benchmarks/encoders.py --device cuda --seconds 0.5 --budget 270 --json "$3/encoders_gpu.json" ||
+	timeout 300 python3 benchmarks/encoder_speed.py --device cuda --seconds 0.5 --budget 270 --json "$3/encoders_gpu.json" ||
 		echo "ended with $?" >&2
 	results="$3"
 	# shellcheck disable=SC2046 # one word an option
 	set -- $(for name in $BUILT; do echo --encoder "$name"; done)
-	timeout 170 python3 benchmarks/encoders.py --device cuda --seconds 0.5 --budget 130 --build 256 \
+	timeout 170 python3 benchmarks/encoder_speed.py --device cuda --seconds 0.5 --budget 130 --build 256 \
 		--scratch /dev/shm --json "$results/encoders_gpu_builds.json" "$@"
 	;;
 *)

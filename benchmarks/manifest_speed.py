@@ -13,7 +13,6 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,6 @@ from timing import Case, machine, time_rounds
 from embedstore.files import hash_file
 from embedstore.manifest import Manifest, RecipeRequest, find_notes, get_recipe
 from embedstore.media.survey import survey_files
-
-# This script bears the name of the package that holds the recipes; without its folder on the path they are found.
-sys.path.remove(str(Path(__file__).resolve().parent))
 
 RECIPE = "echonet-dynamic"
 N_DISTINCT = 16  # encoded videos; each file gets a chunk of its own, so that all contents differ
@@ -115,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "manifests.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "manifest_speed.json")
     options = parser.parse_args()
     result = measure(options.clips, rounds=options.rounds)
     for name, value in result.items():
