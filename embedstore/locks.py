@@ -16,10 +16,10 @@ from pathlib import Path
 from embedstore.errors import BusyError
 from embedstore.files import storage_errors
 
-__all__ = ["host_lock", "is_locked"]
+__all__ = ["folder_lock", "host_lock", "is_locked"]
 
 _TAKEN = {errno.EAGAIN, errno.EACCES}
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_UNSUPPORTED = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _POLL_S = 0.02
 
 
@@ -62,6 +62,26 @@ def host_lock(path: Path, *, shared: bool, wait_s: float, busy: str) -> Iterator
                 if time.monotonic() >= until:
                     raise BusyError(busy)
                 time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folder_lock(folder: Path, *, busy: str) -> Iterator[None]:
+    """Hold a folder alone, without a file in it.
+
+    Raises
+    ------
+    BusyError
+        Another process, or another part of this one, holds it; its sentence is ``busy``.
+    """
+    with storage_errors(folder, "lock"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with storage_errors(folder, "lock"):
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
+                raise BusyError(busy)
         yield
     finally:
         os.close(descriptor)

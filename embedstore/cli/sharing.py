@@ -12,6 +12,7 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
 
 if TYPE_CHECKING:
     from embedstore.snapshot.export import ExportOutcome
+    from embedstore.snapshot.importing import ImportOutcome, ImportRequest
     from embedstore.snapshot.plan import ExportPlan, ExportRequest
     from embedstore.store import Store
 
@@ -265,11 +266,17 @@ def import_(source: Path, pinned_id: str | None, store_path: Path, as_json: bool
     Example: embedstore snapshot import for-lab-b --labels-from my.parquet
     """
     pinned_id = None if pinned_id is None else pinned_id.removeprefix("sha256:")
-    take_in(source, pinned_id=pinned_id, store_path=store_path, as_json=as_json, **options)
+
+    def bring(store: Store, request: ImportRequest) -> ImportOutcome:
+        from embedstore.snapshot.importing import import_snapshot
+
+        return import_snapshot(store, source, request)
+
+    take_in(bring, pinned_id=pinned_id, store_path=store_path, as_json=as_json, **options)
 
 
 def take_in(
-    source: Path,
+    bring: Callable[[Store, ImportRequest], ImportOutcome],
     *,
     pinned_id: str | None,
     store_path: Path,
@@ -277,8 +284,16 @@ def take_in(
     extra: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
-    """Import a snapshot as `import_options` say, and print what came; ``extra`` is added to the JSON document."""
-    from embedstore.snapshot.importing import ImportRequest, import_snapshot
+    """Import a snapshot as `import_options` say, and print what came.
+
+    Parameters
+    ----------
+    bring : callable
+        Brings the snapshot into the store.
+    extra : mapping, optional
+        Added to the JSON document; ``bring`` may fill it.
+    """
+    from embedstore.snapshot.importing import ImportRequest
     from embedstore.snapshot.labels import join_labels, read_labels
     from embedstore.snapshot.pseudonyms import read_join_key, read_map
     from embedstore.snapshot.receiving import receiving_store
@@ -297,7 +312,7 @@ def take_in(
     )
     joined = []
     with receiving_store(store_path) as store:
-        outcome = import_snapshot(store, source, request)
+        outcome = bring(store, request)
         document = outcome.to_dict()
         if labels is not None:
             names = document["datasets"]

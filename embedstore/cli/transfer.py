@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,45 +90,57 @@ def pull(url: str, folder: Path | None, parallel: int, store_path: Path, as_json
     Example: embedstore snapshot pull https://lab.example/echo --encoder panecho --clips-only
     """
     from embedstore.snapshot.fetch import FetchOptions
+    from embedstore.snapshot.importing import ImportOutcome, ImportRequest
     from embedstore.snapshot.place import find_snapshot
-    from embedstore.snapshot.pull import PullOutcome, pull_folder
-    from embedstore.snapshot.receiving import receiving_store
+    from embedstore.snapshot.pull import pull_folder, pull_snapshot
     from embedstore.snapshot.remotes import Address, open_remote
     from embedstore.snapshot.selection import Selection
+    from embedstore.store import Store
 
+    if folder is not None:
+        _refuse_import_options(options)
     address = Address.parse(url)
     remote = open_remote(address.url)
     selection = Selection(
         datasets=options["datasets"], encoders=options["encoders"], clips_only=options["clips_only"]
     )
-    found = find_snapshot(remote, snapshot_id=address.snapshot_id).snapshot
-    wanted = sum(file.size for file in found.select(selection))
+    found = find_snapshot(remote, snapshot_id=address.snapshot_id)
+    n_bytes = sum(file.size for file in found.snapshot.select(selection))
+    bar = Bar(unit="B")
+    fetching = FetchOptions(n_parallel=parallel, on_bytes=bar.add)
+    if folder is None:
+        extra: dict[str, Any] = {}
 
-    def fetch(target: Path) -> PullOutcome:
-        with Bar(unit="B") as bar:
-            bar.begin("pull", wanted)
-            fetching = FetchOptions(n_parallel=parallel, on_bytes=bar.add)
-            return pull_folder(remote, target, snapshot_id=found.id, selection=selection, options=fetching)
+        def bring(store: Store, request: ImportRequest) -> ImportOutcome:
+            with bar:
+                bar.begin("pull", n_bytes)
+                pulled, imported = pull_snapshot(store, remote, found=found, request=request, options=fetching)
+            extra.update(bytes=pulled.n_bytes, files=pulled.n_files, files_absent=pulled.n_absent)
+            return imported
 
-    if folder is not None:
-        outcome = fetch(folder)
-        if as_json:
-            emit_json(outcome.to_dict())
-            return
-        absent = f", {outcome.n_absent} files left out by choice" if outcome.n_absent else ""
-        say(f"{outcome.n_files} files, {outcome.n_bytes / 1e6:.1f} MB in {folder}{absent}")
-        say(f"snapshot {found.id}")
+        pinned_id = found.snapshot.id
+        take_in(bring, pinned_id=pinned_id, store_path=store_path, as_json=as_json, extra=extra, **options)
         return
-    with receiving_store(store_path) as store:
-        staging = store.layout.pull_folder(found.id, selection.digest)
-        outcome = fetch(staging)
-        extra = {"bytes": outcome.n_bytes, "files": outcome.n_files, "files_absent": outcome.n_absent}
-        take_in(staging, pinned_id=found.id, store_path=store_path, as_json=as_json, extra=extra, **options)
-    _drop(staging)
+    with bar:
+        bar.begin("pull", n_bytes)
+        key = options["require_signature"]
+        outcome = pull_folder(remote, folder, found=found, selection=selection, signer_key=key, options=fetching)
+    if as_json:
+        emit_json(outcome.to_dict())
+        return
+    absent = f", {outcome.n_absent} files left out by choice" if outcome.n_absent else ""
+    say(f"{outcome.n_files} files, {outcome.n_bytes / 1e6:.1f} MB in {folder}{absent}")
+    say(f"snapshot {outcome.snapshot.id}")
 
 
-def _drop(staging: Path) -> None:
-    """Remove what was fetched: it is in the store now."""
-    from embedstore.files import remove_folder, trash_folder
-
-    remove_folder(trash_folder(staging))
+def _refuse_import_options(options: Mapping[str, Any]) -> None:
+    """Raise where an option says something about an import that ``--to`` does not make."""
+    names = {
+        "allow_rollback": "--allow-rollback",
+        "labels_from": "--labels-from",
+        "map_file": "--map",
+        "join_key": "--join-key",
+    }
+    given = [flag for name, flag in names.items() if options[name]]
+    if given:
+        raise click.UsageError(f"{given[0]} is for the import, and --to only fetches; give it to snapshot import")

@@ -12,10 +12,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Self
 
 from embedstore.errors import CorruptionError, EnvironmentFailure, HostileInputError
 from embedstore.files import FileRecord, fsync_folder, hash_file, storage_errors
-from embedstore.snapshot.remotes import Broken, Remote
+from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Remote
 
 __all__ = ["FetchOptions", "fetch_files", "read_remote"]
 
@@ -88,7 +89,7 @@ def read_remote(remote: Remote, path: str, *, max_bytes: int, options: FetchOpti
                 raise EnvironmentFailure(
                     f"{remote.url} was not reached in {attempt} attempts ({error}); run the same command again"
                 ) from error
-            time.sleep(pause_s)
+            time.sleep(max(pause_s, error.wait_s))
             pause_s *= 2
     raise AssertionError("no attempt was made")
 
@@ -100,7 +101,7 @@ def _read_once(remote: Remote, path: str, *, max_bytes: int, window_s: float) ->
             size += len(block)
             if size > max_bytes:
                 raise HostileInputError(f"{remote.url}/{path} is larger than {max_bytes} bytes")
-            parts.append(block)
+            parts.append(bytes(block))
             pace.add(len(block))
     return b"".join(parts)
 
@@ -155,15 +156,19 @@ def fetch_files(
         running = [pool.submit(_fetch, remote, one, chosen, stop) for one in wanted]
         try:
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
         except BaseException:
+            # Whoever waits for a silent server must not keep the others, or the user, waiting.
             stop.set()
+            remote.abort()
             pool.shutdown(cancel_futures=True)
             raise
-        failed = [future for future in running if future in done and future.exception() is not None]
-        if failed:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            failed[0].result()
+    # Once for all: nobody reads before the document is there, which is written after this.
+    written = {parent for one in wanted for parent in one.target.parents}
+    with storage_errors(folder, "write"):
+        for sub in sorted(parent for parent in written if parent.is_relative_to(folder)):
+            fsync_folder(sub)
 
 
 def _fetch(remote: Remote, wanted: _Wanted, options: FetchOptions, stop: Event) -> None:
@@ -185,7 +190,6 @@ def _fetch(remote: Remote, wanted: _Wanted, options: FetchOptions, stop: Event) 
         )
     with storage_errors(wanted.target, "write"):
         wanted.partial.replace(wanted.target)
-        fsync_folder(wanted.target.parent)
 
 
 def _drop(wanted: _Wanted, options: FetchOptions) -> None:
@@ -218,51 +222,88 @@ def _persist(remote: Remote, wanted: _Wanted, options: FetchOptions, stop: Event
                     f"{wanted.path} of {remote.url} did not come ({error}); run the same command again, which goes "
                     "on where it stopped"
                 ) from error
-            stop.wait(pause_s)
+            stop.wait(max(pause_s, error.wait_s))
             pause_s = min(2 * pause_s, 60.0)
 
 
 def _attempt(remote: Remote, wanted: _Wanted, options: FetchOptions, stop: Event) -> str:
-    """Ask for what is missing, append it, and return the digest of the whole file."""
-    digest, size = hashlib.sha256(), wanted.record.size
-    with storage_errors(wanted.partial, "write"), wanted.partial.open("a+b") as handle:
-        handle.seek(0)
-        while block := handle.read(1 << 20):
-            digest.update(block)
-        have = handle.tell()
-        if have > size:
-            handle.truncate(0)
-            have, digest = 0, hashlib.sha256()
-        counted = have
-        options.on_bytes(have)
-        if have == size and size:
-            return digest.hexdigest()
-        try:
-            with remote.open(wanted.path, start=have) as stream:
-                if stream.start != have:
-                    handle.truncate(0)
-                    have, digest = 0, hashlib.sha256()
-                    options.on_bytes(-counted)
-                    counted = 0
-                pace = _Pace(options.window_s)
-                for block in stream.blocks:
-                    have += len(block)
-                    if have > size:
-                        raise HostileInputError(
-                            f"{wanted.path} of {remote.url} is longer than the {size} bytes that its snapshot states"
-                        )
-                    handle.write(block)
-                    digest.update(block)
-                    counted += len(block)
-                    options.on_bytes(len(block))
-                    pace.add(len(block))
-                    if stop.is_set():
-                        raise Broken("another file failed")
-            if have < size:
-                raise Broken(f"{have} of {size} bytes came")
-            handle.flush()
-            os.fsync(handle.fileno())
-        except Broken:
-            options.on_bytes(-counted)
-            raise
-    return digest.hexdigest()
+    """Ask for what is missing, append it, and return the digest of the whole file, which is then on disk."""
+    with storage_errors(wanted.partial, "write"), _Partial(wanted, options) as partial:
+        if partial.have < wanted.record.size or not wanted.record.size:
+            try:
+                _receive(remote, wanted, options, partial, stop)
+            except Broken:
+                partial.uncount()
+                raise
+        os.fsync(partial.fileno())
+        return partial.digest.hexdigest()
+
+
+def _receive(remote: Remote, wanted: _Wanted, options: FetchOptions, partial: _Partial, stop: Event) -> None:
+    if stop.is_set():
+        raise Broken("another file failed")
+    with remote.open(wanted.path, start=partial.have) as stream:
+        if stream.start != partial.have:
+            partial.start_over()
+        pace = _Pace(options.window_s)
+        for block in stream.blocks:
+            if partial.have + len(block) > wanted.record.size:
+                raise HostileInputError(
+                    f"{wanted.path} of {remote.url} is longer than the {wanted.record.size} bytes that its snapshot "
+                    "states"
+                )
+            partial.append(block)
+            pace.add(len(block))
+            if stop.is_set():
+                raise Broken("another file failed")
+    if partial.have < wanted.record.size:
+        raise Broken(f"{partial.have} of {wanted.record.size} bytes came")
+
+
+class _Partial:
+    """The beginning of a file that is being fetched, its digest, and what of it the user was told."""
+
+    def __init__(self, wanted: _Wanted, options: FetchOptions) -> None:
+        self.digest, self.have = hashlib.sha256(), 0
+        self._tell, self._told = options.on_bytes, 0
+        # Unbuffered: what comes is large, and lies in one place already.
+        self._handle = wanted.partial.open("a+b", buffering=0)
+        if os.fstat(self.fileno()).st_size > wanted.record.size:
+            self._handle.truncate(0)
+        self._handle.seek(0)
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while count := self._handle.readinto(buffer):
+            self._add(buffer[:count])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._handle.close()
+
+    def fileno(self) -> int:
+        return self._handle.fileno()
+
+    def _add(self, block: memoryview) -> None:
+        self.digest.update(block)
+        self.have += len(block)
+        self._told += len(block)
+        self._tell(len(block))
+
+    def append(self, block: memoryview) -> None:
+        """Write a block and hash it while it is in the processor's cache."""
+        done = 0
+        while done < len(block):
+            done += self._handle.write(block[done:])
+        self._add(block)
+
+    def uncount(self) -> None:
+        """Take back what the user was told: the next attempt tells it again."""
+        self._tell(-self._told)
+        self._told = 0
+
+    def start_over(self) -> None:
+        """Forget what is there."""
+        self.uncount()
+        self._handle.truncate(0)
+        self.digest, self.have = hashlib.sha256(), 0

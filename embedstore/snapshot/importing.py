@@ -7,6 +7,7 @@ same name and another content is a conflict, unless it came from the same sender
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,8 +101,16 @@ class ImportOutcome:
         }
 
 
-def import_snapshot(store: Store, source: Path, request: ImportRequest | None = None) -> ImportOutcome:
+def import_snapshot(
+    store: Store, source: Path, request: ImportRequest | None = None, *, in_place: bool = False
+) -> ImportOutcome:
     """Import a snapshot from a folder or an archive.
+
+    Parameters
+    ----------
+    in_place : bool
+        The source is a hidden folder of this store, which a transfer just filled: it is inspected where it lies, and
+        what is taken is moved out of it.
 
     Raises
     ------
@@ -115,8 +124,8 @@ def import_snapshot(store: Store, source: Path, request: ImportRequest | None = 
         raise UnknownNameError(f"there is no snapshot at {source}")
     present = _present_part(source)
     selection = asked.selection if present.is_whole else _narrowed(asked.selection, present)
-    with quarantine(store) as held:
-        inspected = held.inspect(source, selection=selection, is_partial=not present.is_whole)
+    with nullcontext(Quarantine(source)) if in_place else quarantine(store) as held:
+        inspected = held.inspect(None if in_place else source, selection=selection, is_partial=not present.is_whole)
         signature = read_signature(source)
         return take_in(store, held, inspected, asked, signature=signature)
 

@@ -1,4 +1,6 @@
-"""Pull a snapshot, or a part of it, into a folder: the very files that were exported, each proven by its digest."""
+"""Pull a snapshot, or a part of it: the very files that were exported, each proven by its digest, into a folder or,
+after their inspection, into a store.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import UnknownNameError
-from embedstore.files import FileRecord, create_file, hash_file, read_file, replace_file, storage_errors
+from embedstore.files import create_file, read_file, remove_folder, replace_file, storage_errors
+from embedstore.locks import folder_lock
+from embedstore.snapshot.card import side_files
 from embedstore.snapshot.describe import (
-    CARD_FILE,
-    CROISSANT_FILE,
     DOCUMENT_FILE,
     MAX_DOCUMENT_BYTES,
     SIGNATURE_FILE,
@@ -19,14 +21,16 @@ from embedstore.snapshot.describe import (
     SentSnapshot,
 )
 from embedstore.snapshot.fetch import FetchOptions, fetch_files, read_remote
+from embedstore.snapshot.importing import ImportOutcome, ImportRequest, import_snapshot
 from embedstore.snapshot.place import Found, find_snapshot
 from embedstore.snapshot.remotes import Remote
 from embedstore.snapshot.selection import PARTIAL_FILE, Selection, partial_bytes, read_partial
+from embedstore.snapshot.signature import check_signature
+from embedstore.store import Store
 
-__all__ = ["PullOutcome", "pull_folder"]
+__all__ = ["PullOutcome", "pull_folder", "pull_snapshot"]
 
-# Derived files that nobody has to trust; the sums are made anew for what was taken.
-_SIDES = {CROISSANT_FILE: 16 << 20, CARD_FILE: 4 << 20, SIGNATURE_FILE: 64 << 10}
+_MAX_SIGNATURE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,70 +71,102 @@ def pull_folder(
     remote: Remote,
     folder: Path,
     *,
-    snapshot_id: str | None = None,
+    found: Found | None = None,
     selection: Selection | None = None,
+    signer_key: Path | None = None,
     options: FetchOptions | None = None,
 ) -> PullOutcome:
     """Fetch the files of a snapshot into a folder; an interrupted pull is gone on with.
 
-    The document is written last: a folder without ``manifest.json`` is no snapshot yet.
+    The document is written last: a folder without ``manifest.json`` is no snapshot yet. What follows from the
+    document (card, sums, ``croissant.json``) is made here.
 
     Parameters
     ----------
-    snapshot_id : str, optional
-        The id that it must have; the place's newest without one.
+    found : Found, optional
+        What `find_snapshot` found there; the place's newest snapshot without.
     selection : Selection, optional
         What to take; all of it without one. ``partial.json`` then says what is absent by choice.
+    signer_key : Path, optional
+        A public key, or a file of allowed signers, one of which must have signed; asked before anything is fetched.
 
     Raises
     ------
     UnknownNameError
         There is no such snapshot, data set or encoder; or the folder holds something else.
+    PolicyError
+        It lacks the signature.
+    BusyError
+        Another pull into this folder is under way.
     CorruptionError, HostileInputError, EnvironmentFailure
         As `fetch_files` raises them.
     """
     chosen = selection or Selection()
-    found = find_snapshot(remote, snapshot_id=snapshot_id, options=options)
-    _require_fitting(folder, found.snapshot, chosen)
-    files = found.snapshot.select(chosen)
-    _fetch(remote, found, [(file.path, file.record) for file in files], folder, options)
-    _write_sides(remote, found, [file.path for file in files], folder, options)
-    if not chosen.is_whole:
-        create_file(folder / PARTIAL_FILE, partial_bytes(found.snapshot.id, chosen))
-    create_file(folder / DOCUMENT_FILE, found.snapshot.to_bytes())
+    place = found or find_snapshot(remote, options=options)
+    snapshot = place.snapshot
+    files = snapshot.select(chosen)
+    _require_fitting(folder, snapshot, chosen)
+    signature = read_remote(remote, place.prefix + SIGNATURE_FILE, max_bytes=_MAX_SIGNATURE_BYTES, options=options)
+    check_signature(snapshot.to_bytes(), signature, key=signer_key)
+    with storage_errors(folder, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder, busy=f"another pull into {folder} is under way; wait for it"):
+        fetch_files(
+            remote, [(file.path, file.record) for file in files], folder, prefix=place.prefix, options=options
+        )
+        if signature is not None:
+            replace_file(folder / SIGNATURE_FILE, signature)
+        _write_sides(snapshot, [file.path for file in files], folder)
+        if not chosen.is_whole:
+            create_file(folder / PARTIAL_FILE, partial_bytes(snapshot.id, chosen))
+        create_file(folder / DOCUMENT_FILE, snapshot.to_bytes())
     return PullOutcome(
-        snapshot=found.snapshot,
+        snapshot=snapshot,
         folder=folder,
         selection=chosen,
         n_files=len(files),
         n_bytes=sum(file.size for file in files),
-        n_absent=len(found.snapshot.files) - len(files),
+        n_absent=len(snapshot.files) - len(files),
     )
 
 
-def _fetch(
+def pull_snapshot(
+    store: Store,
     remote: Remote,
-    found: Found,
-    files: list[tuple[str, FileRecord]],
-    folder: Path,
-    options: FetchOptions | None,
-) -> None:
-    with storage_errors(folder, "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-    fetch_files(remote, files, folder, prefix=found.prefix, options=options)
+    *,
+    found: Found | None = None,
+    request: ImportRequest | None = None,
+    options: FetchOptions | None = None,
+) -> tuple[PullOutcome, ImportOutcome]:
+    """Fetch a snapshot, or a part of it, into a hidden folder of a store, inspect it there, and import it.
+
+    What an interrupted or refused pull fetched stays for the next one, until ``embedstore gc`` takes it.
+
+    Raises
+    ------
+    EmbedstoreError
+        As `pull_folder` and `import_snapshot` raise them.
+    """
+    asked = request or ImportRequest()
+    place = found or find_snapshot(remote, options=options)
+    folder = store.layout.pull_folder(place.snapshot.id, asked.selection.digest)
+    pulled = pull_folder(
+        remote, folder, found=place, selection=asked.selection, signer_key=asked.signer_key, options=options
+    )
+    with folder_lock(folder, busy=f"another pull into {folder} is under way; wait for it"):
+        imported = import_snapshot(store, folder, asked, in_place=True)
+        remove_folder(folder)
+    return pulled, imported
 
 
-def _write_sides(
-    remote: Remote, found: Found, paths: Collection[str], folder: Path, options: FetchOptions | None
-) -> None:
-    for name, max_bytes in _SIDES.items():
-        payload = read_remote(remote, found.prefix + name, max_bytes=max_bytes, options=options)
-        if payload is not None:
-            replace_file(folder / name, payload)
-    records = {name: hash_file(folder / name) for name in (CROISSANT_FILE, CARD_FILE) if (folder / name).is_file()}
-    lines = found.snapshot.sums(records).splitlines(keepends=True)
-    taken = {path.encode() for path in paths} | {name.encode() for name in (*records, DOCUMENT_FILE)}
-    replace_file(folder / SUMS_FILE, b"".join(line for line in lines if line[66:].rstrip(b"\n") in taken))
+def _write_sides(snapshot: SentSnapshot, paths: Collection[str], folder: Path) -> None:
+    """Write what follows from the document; of the sums, the lines of what was taken."""
+    sides = side_files(snapshot)
+    taken = {path.encode() for path in (*paths, *sides, DOCUMENT_FILE)}
+    lines = sides[SUMS_FILE].splitlines(keepends=True)
+    sides[SUMS_FILE] = b"".join(line for line in lines if line[66:].rstrip(b"\n") in taken)
+    for name, payload in sides.items():
+        replace_file(folder / name, payload)
 
 
 def _require_fitting(folder: Path, snapshot: SentSnapshot, selection: Selection) -> None:

@@ -7,41 +7,43 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-FAULTS = (
-    "reset",
-    "stall",
-    "trickle",
-    "short",
-    "long",
-    "wrong-bytes",
-    "wrong-range",
-    "500",
-    "429",
-    "redirect-loop",
-    "redirect-private",
-    "endless",
-    "changed-behind-range",
-)
+_STATUSES = {"500": 500, "503": 503, "429": 429}
+_DRIP_S = 0.05
+
+
+def flipped(payload: bytes) -> bytes:
+    """Return other bytes of the same length."""
+    return bytes(byte ^ 0xFF for byte in payload)
 
 
 class FaultServer:
-    """What is served, how it fails, and what was asked for."""
+    """What is served, how it fails, and what was asked for.
+
+    Attributes
+    ----------
+    retry_after : str
+        What a 429 asks for.
+    ranges, chunked : bool
+        Whether ranges are answered, and whether bodies come in chunks.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.fault: str | None = None
         self.times = 10**9
         self.only = ".*"
-        self.ranges = True
+        self.ranges, self.chunked = True, False
+        self.retry_after = "0"
         self.requests: list[tuple[str, str | None]] = []
-        self.sent = 0
+        self.headers: list[dict[str, str]] = []
         self.url = ""
         self.lock = threading.Lock()
+        self.closing = threading.Event()
 
     def fail(self, fault: str | None, *, times: int = 10**9, only: str = ".*") -> None:
         """Fail the next ``times`` requests for paths that match ``only``."""
@@ -79,52 +81,44 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         with owner.lock:
             owner.requests.append((path, asked))
+            owner.headers.append(dict(self.headers.items()))
         target = owner.root / path.lstrip("/")
         if not target.is_file():
             return self._status(404)
         body = target.read_bytes()
-        fault = owner.take(path)
-        start = 0
-        found = re.fullmatch(r"bytes=(\d+)-", asked or "")
-        if found and owner.ranges:
-            start = int(found[1])
-        if fault == "500" or fault == "429":
-            return self._status(int(fault))
-        if fault == "redirect-loop":
-            return self._status(302, {"Location": f"{owner.url}{path}"})
-        if fault == "redirect-private":
-            return self._status(302, {"Location": "http://169.254.169.254/latest/meta-data/"})
-        if fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-            self._status(200, length=len(body))
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
+        with suppress(OSError):  # the client may go away
+            self._answer(body, asked, owner.take(path))
+        return None
+
+    def _answer(self, body: bytes, asked: str | None, fault: str | None) -> None:
+        if fault in _STATUSES:
+            return self._status(_STATUSES[fault], {"Retry-After": self.owner.retry_after})
+        if fault is not None and hasattr(self, f"_{fault.replace('-', '_')}"):
             self.close_connection = True
-            self.connection.close()
+            getattr(self, f"_{fault.replace('-', '_')}")(body)
             return None
+        found = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        start = int(found[1]) if found and self.owner.ranges else 0
         part = body[start:]
-        if fault == "wrong-bytes":
-            part = bytes(byte ^ 0xFF for byte in part)
-        if fault == "changed-behind-range" and start:
-            part = bytes(byte ^ 0xFF for byte in part)
+        # "stale": the file was replaced by another version while a client had half of the first.
+        if fault == "wrong-bytes" or (fault == "stale" and start):
+            part = flipped(part)
         headers = {}
         if start:
             first = start + 1 if fault == "wrong-range" else start
             headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
-        code = 206 if start else 200
-        try:
-            self._send(code, headers, part, fault)
-        except OSError:
-            self.close_connection = True
+        self._send(206 if start else 200, headers, part, "short" if fault == "stale" and not start else fault)
+        return None
 
     def _send(self, code: int, headers: dict[str, str], part: bytes, fault: str | None) -> None:
         if fault in ("stall", "trickle"):
             self._status(code, headers, length=len(part))
-            for at in range(len(part) if fault == "trickle" else 1):
+            self.close_connection = True
+            for at in range(len(part)):
                 self.wfile.write(part[at : at + 1])
                 self.wfile.flush()
-                time.sleep(0.05 if fault == "trickle" else 3.0)
-            self.close_connection = True
+                if self.owner.closing.wait(_DRIP_S if fault == "trickle" else 30.0):
+                    return
         elif fault == "short":
             self._status(code, headers, length=len(part))
             self.wfile.write(part[: max(1, len(part) // 2)])
@@ -132,17 +126,80 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "long":
             self._status(code, headers, length=len(part) + 100)
             self.wfile.write(part + b"x" * 100)
-        elif fault == "endless":
-            self._status(code, headers, length=None)
-            self.wfile.write(part)
-            for _ in range(200):
-                self.wfile.write(b"x" * 65536)
+        elif self.owner.chunked and fault is None:
+            self._status(code, {**headers, "Transfer-Encoding": "chunked"}, length=None)
+            for at in range(0, len(part), 1000):
+                block = part[at : at + 1000]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
+            self.wfile.write(b"0\r\n\r\n")
             self.close_connection = True
         else:
             self._status(code, headers, length=len(part))
             self.wfile.write(part)
-            with self.owner.lock:
-                self.owner.sent += len(part)
+
+    # -- faults that are no answers in any sense ------------------------------------------------------------
+
+    def _reset(self, body: bytes) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self._status(200, length=len(body))
+        self.wfile.write(body[: len(body) // 2])
+        self.wfile.flush()
+        self.connection.close()
+
+    def _silence(self, body: bytes) -> None:
+        self.owner.closing.wait(30.0)
+
+    def _hang_up(self, body: bytes) -> None:
+        pass
+
+    def _garbage(self, body: bytes) -> None:
+        self.wfile.write(b"\x1b]0;owned\x07\x00\xff" * 20)
+
+    def _drip(self, line: bytes) -> None:
+        """Write byte by byte, each in time, the whole never."""
+        for at in range(len(line)):
+            self.wfile.write(line[at : at + 1])
+            self.wfile.flush()
+            if self.owner.closing.wait(_DRIP_S):
+                return
+
+    def _drip_headers(self, body: bytes) -> None:
+        self._drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 10_000)
+
+    def _drip_chunks(self, body: bytes) -> None:
+        self._status(200, {"Transfer-Encoding": "chunked"}, length=None)
+        self._drip(b"1;slow=" + b"a" * 10_000)
+
+    def _endless(self, body: bytes) -> None:
+        self._status(200, length=None)
+        self.wfile.write(body)
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not self.owner.closing.is_set():
+            self.wfile.write(b"x" * 65536)
+
+    def _compressed(self, body: bytes) -> None:
+        import gzip
+
+        packed = gzip.compress(body)
+        self._status(200, {"Content-Encoding": "gzip"}, length=len(packed))
+        self.wfile.write(packed)
+
+    def _redirect_loop(self, body: bytes) -> None:
+        self._status(302, {"Location": f"{self.owner.url}{self.path}"})
+
+    def _redirect_private(self, body: bytes) -> None:
+        self._status(302, {"Location": "http://169.254.169.254/latest/meta-data/"})
+
+    def _redirect_file(self, body: bytes) -> None:
+        self._status(302, {"Location": "file:///etc/passwd"})
+
+    def _redirect_nowhere(self, body: bytes) -> None:
+        self._status(302, {"Location": "http://[::1/"})
+
+    def _redirect_other(self, body: bytes) -> None:
+        """Lead to another host of the same server, as stores of large files do."""
+        port = self.owner.url.rpartition(":")[2]
+        self._status(307, {"Location": f"http://localhost:{port}{self.path}"})
 
 
 @contextmanager
@@ -153,11 +210,12 @@ def fault_server(root: Path) -> Iterator[FaultServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.block_on_close = False
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     owner.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         yield owner
     finally:
+        owner.closing.set()
         server.shutdown()
         server.server_close()

@@ -6,8 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from embedstore.errors import HostileInputError
 from embedstore.files import FileRecord, fsync_folder, hash_file, storage_errors
@@ -38,7 +38,7 @@ class FolderRemote:
         found = self._path(path)
         if not found.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(found))
-        with storage_errors(found, "read"), found.open("rb") as handle:
+        with storage_errors(found, "read"), found.open("rb", buffering=0) as handle:
             handle.seek(start)
             yield Stream(start, _blocks(handle))
 
@@ -52,7 +52,7 @@ class FolderRemote:
                 if isinstance(content, bytes):
                     handle.write(content)
                 else:
-                    with content.open("rb") as source:
+                    with content.open("rb", buffering=0) as source:
                         for block in _blocks(source):
                             handle.write(block)
                 handle.flush()
@@ -68,7 +68,11 @@ class FolderRemote:
     def finish(self) -> None:
         """Do nothing: each file is there when it is put."""
 
+    def abort(self) -> None:
+        """Do nothing: a disk answers, or fails."""
 
-def _blocks(handle: BinaryIO) -> Iterator[bytes]:
-    while block := handle.read(BLOCK_BYTES):
-        yield block
+
+def _blocks(handle: FileIO) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    while count := handle.readinto(buffer):
+        yield buffer[:count]

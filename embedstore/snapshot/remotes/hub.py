@@ -117,6 +117,10 @@ class HubRemote:
             raise Broken(str(error) or type(error).__name__) from error
         self._waiting = []
 
+    def abort(self) -> None:
+        """End every download that is under way."""
+        self._files.abort()
+
 
 def _token() -> str | None:
     try:

@@ -1,4 +1,4 @@
-"""`Remote`: the four things that any place of snapshots can do, and the error that another attempt may mend."""
+"""`Remote`: the five things that any place of snapshots can do, and the error that another attempt may mend."""
 
 from __future__ import annotations
 
@@ -12,11 +12,23 @@ from embedstore.files import FileRecord
 
 __all__ = ["BLOCK_BYTES", "Broken", "Remote", "Stream"]
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 512 << 10  # fits the cache of a core, in which it is hashed after it was written
 
 
 class Broken(Exception):
-    """A transfer ended early or was refused for the moment; another attempt may succeed."""
+    """A transfer ended early or was refused for the moment; another attempt may succeed.
+
+    Parameters
+    ----------
+    message : str
+        What happened, for a sentence.
+    wait_s : float
+        Seconds that the place asks us to wait before the next attempt.
+    """
+
+    def __init__(self, message: str, *, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,13 @@ class Stream:
     ----------
     start : int
         Where in the file the first byte stands: what was asked for, or 0 where the place cannot begin elsewhere.
-    blocks : iterator of bytes
-        Each whatever one read gave, so that a trickle is seen as one. Raises `Broken`.
+    blocks : iterator of memoryview
+        Each what came within a moment, so that a trickle is seen as one, and valid until the next is asked for.
+        Raises `Broken`.
     """
 
     start: int
-    blocks: Iterator[bytes]
+    blocks: Iterator[memoryview]
 
 
 class Remote(Protocol):
@@ -54,3 +67,6 @@ class Remote(Protocol):
 
     def finish(self) -> None:
         """Make visible what was put, in a place that collects it for one step; elsewhere nothing is left to do."""
+
+    def abort(self) -> None:
+        """End transfers that other threads wait for: they see `Broken`. The place can be used again."""

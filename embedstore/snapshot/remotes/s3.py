@@ -9,18 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from embedstore.errors import EnvironmentFailure, MissingExtraError, PolicyError, UnknownNameError
 from embedstore.files import FileRecord
-from embedstore.snapshot.remotes.http import is_private_host
+from embedstore.snapshot.remotes.connection import TIMEOUT_S, is_private_host
 from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream
 
 __all__ = ["S3Remote"]
 
 _DIGEST_NOTE = "embedstore-sha256"
+# obstore's own limit of 30 s a request is too short for a large file, and for a part of one on a slow line.
+_LONGEST_REQUEST = timedelta(hours=24)
+_PARTS_AT_A_TIME = 2  # of each file; several files go at a time
+_RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=60)}  # the transfers try again themselves
 
 
 class S3Remote:
@@ -48,19 +53,24 @@ class S3Remote:
             raise UnknownNameError(f"{url!r} names no bucket; write s3://BUCKET/FOLDER")
         self._obstore: Any = obstore
         self.url = url.rstrip("/")
-        options: dict[str, Any] = {}
+        client: dict[str, Any] = {"timeout": _LONGEST_REQUEST}
+        options: dict[str, Any] = {"client_options": client, "retry_config": _RETRIES}
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint is not None:
             options["endpoint"] = endpoint
             host = urlsplit(endpoint).hostname
-            if endpoint.startswith("http://") and host and is_private_host(host):
-                options["client_options"] = {"allow_http": True}
+            if endpoint.startswith("http://") and host and _is_private(host):
+                client["allow_http"] = True
         if "AWS_REGION" not in os.environ and "AWS_DEFAULT_REGION" not in os.environ:
             options["region"] = "us-east-1"
         if "AWS_ACCESS_KEY_ID" not in os.environ and "AWS_PROFILE" not in os.environ:
             options["skip_signature"] = True  # a public bucket
         try:
-            self._store = S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options)
+            prefix = parts.path.strip("/") or None
+            self._writes = S3Store(parts.netloc, prefix=prefix, **options)
+            # A part on its way up may wait longer for its answer than a reader for the next bytes.
+            client["read_timeout"] = timedelta(seconds=TIMEOUT_S)
+            self._reads = S3Store(parts.netloc, prefix=prefix, **options)
         except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
             raise UnknownNameError(f"{url} cannot be used: {_first_line(error)}") from error
 
@@ -83,30 +93,31 @@ class S3Remote:
         """Open an object for reading; `FileNotFoundError` where there is none."""
         options = {"range": {"offset": start}} if start else None
         try:
-            found = self._obstore.get(self._store, path, options=options)
+            found = self._obstore.get(self._reads, path, options=options)
         except (self._obstore.exceptions.BaseError, OSError) as error:
             self._fail(path, error)
             raise
-        yield Stream(found.range[0], self._blocks(found, path))
+        yield Stream(found.range[0], self._blocks(found))
 
-    def _blocks(self, found: Any, path: str) -> Iterator[bytes]:
+    def _blocks(self, found: Any) -> Iterator[memoryview]:
         try:
             for block in found.stream(min_chunk_size=BLOCK_BYTES):
-                yield bytes(block)
+                yield memoryview(block)
         except (self._obstore.exceptions.BaseError, OSError) as error:
             raise Broken(_first_line(error)) from error
 
     def put(self, path: str, content: Path | bytes, *, record: FileRecord) -> None:
         """Write an object; S3 shows it whole or not at all."""
         try:
-            self._obstore.put(self._store, path, content, attributes={_DIGEST_NOTE: record.sha256})
+            note = {_DIGEST_NOTE: record.sha256}
+            self._obstore.put(self._writes, path, content, attributes=note, max_concurrency=_PARTS_AT_A_TIME)
         except (self._obstore.exceptions.BaseError, OSError) as error:
             self._fail(path, error)
 
     def holds(self, path: str, record: FileRecord) -> bool:
         """Compare the size, and the digest that `put` noted beside the object."""
         try:
-            found = self._obstore.get(self._store, path, options={"head": True})
+            found = self._obstore.get(self._reads, path, options={"head": True})
         except (self._obstore.exceptions.BaseError, OSError) as error:
             try:
                 self._fail(path, error)
@@ -117,6 +128,16 @@ class S3Remote:
 
     def finish(self) -> None:
         """Do nothing: each file is there when it is put."""
+
+    def abort(self) -> None:
+        """Do nothing: obstore ends a transfer by its own time-outs."""
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return is_private_host(host)
+    except Broken as error:
+        raise EnvironmentFailure(f"{error}; check AWS_ENDPOINT_URL and the network") from error
 
 
 def _first_line(error: Exception) -> str:

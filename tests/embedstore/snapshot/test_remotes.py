@@ -27,9 +27,7 @@ from embedstore.snapshot.place import LATEST_FILE, find_snapshot
 from embedstore.snapshot.plan import ExportRequest
 from embedstore.snapshot.pull import pull_folder
 from embedstore.snapshot.push import PushOptions, push_folder
-from embedstore.snapshot.remotes import Address, Broken, open_remote
-from embedstore.snapshot.remotes import http as http_module
-from embedstore.snapshot.remotes.http import HttpRemote
+from embedstore.snapshot.remotes import Address, Broken, Remote, connection, open_remote
 from embedstore.snapshot.selection import PARTIAL_FILE, Selection, read_partial
 from embedstore.store import Store
 from tests.plugin.fault_server import FaultServer, fault_server
@@ -63,6 +61,11 @@ def listed(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def pull_pinned(remote: Remote, snapshot_id: str, folder: Path) -> None:
+    found = find_snapshot(remote, snapshot_id=snapshot_id, options=QUICK)
+    pull_folder(remote, folder, found=found, options=QUICK)
+
+
 def test_pull_from_a_web_server_brings_the_exported_bytes(
     exported: Path, served: FaultServer, tmp_path: Path
 ) -> None:
@@ -77,9 +80,19 @@ def test_pull_from_a_web_server_brings_the_exported_bytes(
 
 def test_an_id_pins_the_snapshot(exported: Path, served: FaultServer, tmp_path: Path) -> None:
     snapshot_id = SentSnapshot.read(exported).id
-    pull_folder(open_remote(served.url), tmp_path / "a", snapshot_id=snapshot_id, options=QUICK)
+    pull_folder(
+        open_remote(served.url),
+        tmp_path / "a",
+        found=find_snapshot(open_remote(served.url), snapshot_id=snapshot_id, options=QUICK),
+        options=QUICK,
+    )
     with pytest.raises(UnknownNameError, match="no snapshot abababababab"):
-        pull_folder(open_remote(served.url), tmp_path / "b", snapshot_id="ab" * 32, options=QUICK)
+        pull_folder(
+            open_remote(served.url),
+            tmp_path / "b",
+            found=find_snapshot(open_remote(served.url), snapshot_id="ab" * 32, options=QUICK),
+            options=QUICK,
+        )
     assert not (tmp_path / "b").exists()
 
 
@@ -122,7 +135,7 @@ LASTING: list[tuple[str, type[EmbedstoreError], str]] = [
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(connection, "TIMEOUT_S", 0.4)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -198,11 +211,8 @@ def test_a_redirect_out_of_the_public_network_is_refused(
     served: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server here stands for a public one; where it leads is the address of a cloud's metadata service."""
-    monkeypatch.setattr(http_module, "is_private_host", lambda host: host != "127.0.0.1")
-    remote = HttpRemote.__new__(HttpRemote)
-    monkeypatch.setattr(http_module, "is_private_host", lambda host: True)
-    HttpRemote.__init__(remote, served.url)
-    monkeypatch.setattr(http_module, "is_private_host", lambda host: host != "127.0.0.1")
+    remote = open_remote(served.url)
+    monkeypatch.setattr(connection, "is_private_host", lambda host: host != "127.0.0.1")
     served.fail("redirect-private", only="manifest.json")
     with pytest.raises(HostileInputError, match="inside a private network"):
         pull_folder(remote, tmp_path / "got", options=QUICK)
@@ -213,12 +223,12 @@ def test_a_redirect_out_of_the_public_network_is_refused(
     ["127.0.0.1", "[::1]", "169.254.169.254", "10.0.0.8", "0x7f.1", "192.168.1.1", "[fe80::1]", "[::ffff:10.0.0.1]"],
 )
 def test_private_hosts_are_known(host: str) -> None:
-    assert http_module.is_private_host(host.strip("[]"))
+    assert connection.is_private_host(host.strip("[]"))
 
 
 @pytest.mark.parametrize("host", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
 def test_public_hosts_are_known(host: str) -> None:
-    assert not http_module.is_private_host(host)
+    assert not connection.is_private_host(host)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +265,12 @@ def test_push_to_a_folder_and_pull_again(exported: Path, tmp_path: Path) -> None
     assert again.n_sent == 0
     pull_folder(place, tmp_path / "got", options=QUICK)
     assert listed(tmp_path / "got") == listed(exported)
-    pull_folder(place, tmp_path / "pinned", snapshot_id=sent.snapshot_id, options=QUICK)
+    pull_folder(
+        place,
+        tmp_path / "pinned",
+        found=find_snapshot(place, snapshot_id=sent.snapshot_id, options=QUICK),
+        options=QUICK,
+    )
 
 
 def test_a_push_that_was_cut_short_shows_nothing_and_goes_on(
@@ -330,7 +345,12 @@ def test_an_s3_compatible_server(exported: Path, tmp_path: Path, monkeypatch: py
         place = open_remote("s3://bucket/echo/v1")
         sent = push_folder(exported, place, options=PUSH)
         assert push_folder(exported, place, options=PUSH).n_sent == 0
-        pull_folder(place, tmp_path / "got", snapshot_id=sent.snapshot_id, options=QUICK)
+        pull_folder(
+            place,
+            tmp_path / "got",
+            found=find_snapshot(place, snapshot_id=sent.snapshot_id, options=QUICK),
+            options=QUICK,
+        )
         assert listed(tmp_path / "got") == listed(exported)
         target = next(file for file in SentSnapshot.read(exported).files if file.path.endswith("clips/c/0/0"))
         with place.open(f"{sent.snapshot_id}/{target.path}", start=5) as stream:
@@ -373,7 +393,12 @@ def test_the_hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         place = open_remote("hf://datasets/lab/echo/v1")
         sent = push_folder(exported, place, options=PUSH)
         assert commits == [sent.n_files + 1]
-        pull_folder(place, tmp_path / "got", snapshot_id=sent.snapshot_id, options=QUICK)
+        pull_folder(
+            place,
+            tmp_path / "got",
+            found=find_snapshot(place, snapshot_id=sent.snapshot_id, options=QUICK),
+            options=QUICK,
+        )
     assert listed(tmp_path / "got") == listed(exported)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EnvironmentFailure, match="HF_HUB_OFFLINE"):
