@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import click
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
 from embedstore.cli.launching import launch_options, launch_request
 from embedstore.cli.options import named_digests, named_paths
+from embedstore.cli.progress import Bar
 from embedstore.errors import EXIT_OK, EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -21,30 +20,6 @@ if TYPE_CHECKING:
     from embedstore.build.run import BuildOutcome
 
 _FAILURES_LISTED = 10
-
-
-class _Bar:
-    """A tqdm bar on stderr: clips, rate, remaining time; silent when stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._failed = 0
-
-    def begin(self, label: str, total: int) -> None:
-        from tqdm import tqdm
-
-        self.close()
-        self._bar = tqdm(total=total, desc=label, unit="clip", file=sys.stderr, disable=not sys.stderr.isatty())
-
-    def clip(self, clip_id: str, reason: str | None) -> None:
-        if reason is not None:
-            self._failed += 1
-            self._bar.set_postfix(failed=self._failed)
-        self._bar.update()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _report(outcomes: Sequence[BuildOutcome]) -> None:
@@ -145,20 +120,19 @@ def build(ctx: click.Context, /, **options: Any) -> None:
         shard=parse_shard(options["shard"], os.environ),
         dry_run=options["dry_run"],
     )
-    bar = _Bar()
     banks: list[BankOutcome] = []
-    progress = Progress(
-        begin=bar.begin, clip=bar.clip, note=lambda sentence: say(sentence, err=True), bank=banks.append
-    )
-    try:
+    with Bar(unit="clip", is_scaled=False) as bar:
+        progress = Progress(
+            begin=bar.begin,
+            clip=lambda clip_id, reason: bar.add(1, n_failed=int(reason is not None)),
+            note=lambda sentence: say(sentence, err=True),
+            bank=banks.append,
+        )
         store = Store.create(options["store_path"])
         if launched is None:
             outcomes = build_sets(store, request, progress=progress)
         else:
             outcomes = launch(store, request, launched, launcher=options["launcher"], progress=progress)
-    finally:
-        with suppress(OSError):
-            bar.close()
     script = None
     if launched is not None and options["launcher"] == "slurm" and request.dry_run:
         script = array_script(launched, folder=Path.cwd())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,24 +17,37 @@ class Bar:
     ----------
     unit : str
         What is counted, in the singular.
+    is_scaled : bool
+        Whether thousands and millions are shown as k and M.
     """
 
-    def __init__(self, *, unit: str) -> None:
-        self._unit = unit
+    def __init__(self, *, unit: str, is_scaled: bool = True) -> None:
+        self._unit, self._is_scaled = unit, is_scaled
         self._bar: Any = None
+        self._n_failed = 0
 
     def begin(self, label: str, total: int) -> None:
         """Start a new bar, in place of the one before."""
         from tqdm import tqdm
 
         self._close()
-        hidden = not sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=label, unit=self._unit, unit_scale=True, file=sys.stderr, disable=hidden)
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            unit=self._unit,
+            unit_scale=self._is_scaled,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+        )
 
-    def add(self, count: int) -> None:
-        """Count so many more."""
-        if self._bar is not None:
-            self._bar.update(count)
+    def add(self, count: int, *, n_failed: int = 0) -> None:
+        """Count so many more, some of which failed."""
+        if self._bar is None:
+            return
+        if n_failed:
+            self._n_failed += n_failed
+            self._bar.set_postfix(failed=self._n_failed)
+        self._bar.update(count)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -46,4 +60,5 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        with suppress(OSError):  # a terminal that went away takes nothing from what was done
+            self._close()
