@@ -82,7 +82,7 @@ _REGURGITATION = ("Mild", "Moderate|Severe", "None|Trace")
 TASKS: Mapping[str, PublishedTask] = {
     "pericardial-effusion": _first("mild_mod_severe"),
     "EF": _measured("pct"),
-    "GLS": _measured("minus-pct"),  # "actual value is -1 times the model output"
+    "GLS": _measured("pct_shortening"),  # "actual value is -1 times the model output": strain with its sign turned
     "LVEDV": _measured("ml"),
     "LVESV": _measured("ml"),
     "LVSV": _measured("ml"),

@@ -17,7 +17,7 @@ _FILE = Path(__file__).parent / "head_tasks.yaml"
 # From the unit of a head to that of a task: what to multiply by.
 UNIT_FACTORS: Mapping[tuple[str, str], float] = {
     ("pct", "%"): 1.0,
-    ("minus-pct", "%"): -1.0,
+    ("pct_shortening", "%"): -1.0,  # strain is negative where the wall shortens
     ("cm", "mm"): 10.0,
     ("mm", "cm"): 0.1,
     ("ml", "mL"): 1.0,

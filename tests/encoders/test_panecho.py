@@ -233,6 +233,7 @@ def test_heads_are_those_of_the_file(shallow: Path) -> None:
     }
     assert by_task["AVStenosis"].outputs == ("Mild|Moderate", "None", "Severe")
     assert (by_task["EF"].activation, by_task["EF"].unit, by_task["EF"].outputs) == ("identity", "pct", ("EF",))
+    assert by_task["GLS"].unit == "pct_shortening"  # the authors' number is positive, a strain negative
     assert by_task["AVPkVel(m|s)"].unit == "m_per_s"
 
 

@@ -105,13 +105,13 @@ def test_a_measured_number_is_brought_into_the_unit_of_the_task(
     source = make_source(manifest)
     weight = np.random.default_rng(2).normal(size=(1, 12))
     numbers = {}
-    for unit in ("pct", "minus-pct"):
+    for unit in ("pct", "pct_shortening"):
         bank = _heads(weight, [("EF", "EF", 55.0, "identity", unit)])
         (result,) = heads_manifest(
             [HeadSource(source, bank, HeadTask(head="EF"))], manifest, task=LVEF, options=ProbeOptions(draws=0)
         )
         numbers[unit] = result.predictions.y_pred
-    assert numbers["pct"] == pytest.approx(-numbers["minus-pct"])
+    assert numbers["pct"] == pytest.approx(-numbers["pct_shortening"])
     assert result.controls["metadata"]["mae"].value is None and result.controls["random"]["mae"].value is not None
     with pytest.raises(ContentError, match=r"answers in cm, and task 'lvef' asks for %"):
         bank = _heads(weight, [("EF", "EF", 55.0, "identity", "cm")])
