@@ -16,6 +16,19 @@ from typing import Any
 __all__ = ["canonical_json", "derive_seed", "digest_json", "sha256_hex"]
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _is_canonical(values: Sequence[Any]) -> bool:
+    """Whether a list holds nothing that normalising would change or refuse: a column of a table, mostly."""
+    kinds = set(map(type, values))
+    if not kinds <= _PLAIN:
+        return False
+    if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
+        return False
+    return str not in kinds or all(value.isascii() for value in values if type(value) is str)
+
+
 def _normalise(value: Any) -> Any:
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
@@ -30,7 +43,7 @@ def _normalise(value: Any) -> Any:
             raise TypeError("canonical JSON keys are strings")
         return {unicodedata.normalize("NFC", key): _normalise(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [_normalise(entry) for entry in value]
+        return list(value) if _is_canonical(value) else [_normalise(entry) for entry in value]
     raise TypeError(f"canonical JSON cannot hold a {type(value).__name__}")
 
 

@@ -47,6 +47,7 @@ from embedstore.manifest import Manifest
 __all__ = ["Store"]
 
 _PUBLISH_WAIT_S = 60.0
+_MANIFESTS_KEPT = 32  # of those that were read; one of 17,000 clips takes some 10 MB
 
 
 class Store:
@@ -57,6 +58,7 @@ class Store:
 
     def __init__(self, layout: StoreLayout) -> None:
         self.layout = layout
+        self._manifests: dict[str, Manifest] = {}  # by id, which is of the content
 
     def __repr__(self) -> str:
         return f"Store({str(self.layout.root)!r})"
@@ -443,12 +445,17 @@ class Store:
         raise UnknownNameError(f"the store has no manifest {text!r}{did_you_mean(text, list(entries))}")
 
     def open_manifest(self, entry: ManifestEntry) -> Manifest:
-        """Read a manifest of the store and check that it is the one that the entry names."""
-        path = self.layout.manifest_file(entry.manifest_id)
-        manifest = Manifest.read(path)
-        if manifest.id != entry.manifest_id:
-            raise CorruptionError(f"{path} is not what was written; run embedstore verify")
-        return manifest
+        """Read a manifest of the store and check that it is the one that the entry names; once for each `Store`."""
+        kept = self._manifests.pop(entry.manifest_id, None)
+        if kept is None:
+            path = self.layout.manifest_file(entry.manifest_id)
+            kept = Manifest.read(path)
+            if kept.id != entry.manifest_id:
+                raise CorruptionError(f"{path} is not what was written; run embedstore verify")
+            while len(self._manifests) >= _MANIFESTS_KEPT:
+                del self._manifests[next(iter(self._manifests))]
+        self._manifests[entry.manifest_id] = kept
+        return kept
 
     # -- settings of this machine ---------------------------------------------------------------------------
 

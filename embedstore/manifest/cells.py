@@ -73,4 +73,7 @@ def to_json_cells(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     def cell(value: Any) -> Any:
         return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {name: [cell(value) for value in values] for name, values in columns.items()}
+    return {
+        name: [cell(value) for value in values] if float in set(map(type, values)) else values
+        for name, values in columns.items()
+    }

@@ -36,12 +36,19 @@ def test_canonical_json_is_read_back_equal(value: object) -> None:
     assert json.loads(canonical_json(value)) == composed(value)
 
 
+def test_a_column_is_written_as_any_list() -> None:
+    plain, odd = ["a", None, 1, 0.5, True], ["e\u0301", "a"]  # the second holds a text to compose
+    assert canonical_json(plain) == canonical_json(tuple(plain)) == b'["a",null,1,0.5,true]'
+    assert canonical_json(odd) == '["\u00e9","a"]'.encode()
+    assert canonical_json(range(3)) == b"[0,1,2]"
+
+
 @given(st.dictionaries(st.text(alphabet="abcdef", min_size=1), st.integers(), min_size=2))
 def test_key_order_does_not_matter(fields: dict[str, int]) -> None:
     assert digest_json(fields) == digest_json(dict(reversed(list(fields.items()))))
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), {1: 2}, object(), b"bytes", {"a": {2, 3}}])
+@pytest.mark.parametrize("wrong", [float("nan"), [1.0, float("inf")], {1: 2}, object(), [b"bytes"], {"a": {2, 3}}])
 def test_what_is_no_json_is_refused(wrong: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         canonical_json(wrong)

@@ -143,6 +143,15 @@ def test_manifests_replace_by_name_and_keep_history(tmp_path: Path) -> None:
         store.manifest("mein")
 
 
+def test_a_manifest_is_read_once_and_a_changed_one_again(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    store.add_manifest(manifest())
+    first = store.manifest("mine")
+    assert store.manifest("mine") is first
+    store.add_manifest(manifest(split="test"))
+    assert store.manifest("mine").id == manifest(split="test").id != first.id
+
+
 def test_a_broken_manifest_is_not_added(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     with pytest.raises(ManifestError, match="split"):
