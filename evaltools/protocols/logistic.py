@@ -71,7 +71,7 @@ class LogisticPath(Probe):
     patience : int
         The path ends after this many values in a row without a lower validation loss.
     max_iter : int
-        L-BFGS iterations a fit.
+        L-BFGS iterations a fit. Classes that lie far apart, such as views, need thousands at a large C.
     tolerance : float
         A fit has converged when no entry of the gradient of the mean loss, in the scaled coordinates, is larger.
     standardise : bool
@@ -101,7 +101,7 @@ class LogisticPath(Probe):
         *,
         Cs: Sequence[float] = C_GRID,
         patience: int = 4,
-        max_iter: int = 2000,
+        max_iter: int = 20_000,
         tolerance: float = 1e-7,
         standardise: bool = True,
         choose_by: str = "loss",

@@ -123,6 +123,19 @@ def test_a_fit_that_does_not_converge_is_an_error() -> None:
         LogisticPath(Cs=[1.0], max_iter=2).fit(X[:60], codes[:60], X_val=X[60:], y_val=codes[60:])
 
 
+def test_classes_that_lie_far_apart_are_fitted_too() -> None:
+    rng = np.random.default_rng(0)  # five views told by brightness, seen through overlapping bins of a histogram
+    codes = np.arange(150) % 5
+    brightness = 40.0 * codes + rng.uniform(-12, 12, 150)
+    X = np.exp(-(((brightness[:, None] - np.linspace(-20, 180, 48)) / 45) ** 2)) + rng.normal(0, 2e-3, (150, 48))
+    parts = {"X_val": X[100:], "y_val": codes[100:]}
+    with pytest.raises(ContentError, match="C = 1000 did not converge in 2000 iterations"):
+        LogisticPath(max_iter=2000).fit(X[:100], codes[:100], **parts)
+    fitted = LogisticPath().fit(X[:100], codes[:100], **parts)
+    assert fitted.chosen()["converged"] and fitted.n_iter_ > 2000
+    assert (fitted.predict(X) == codes).all()
+
+
 @pytest.mark.parametrize("extra", ["constant", "nothing"])
 def test_columns_that_do_not_vary_do_no_harm(extra: str) -> None:
     X, y = problem(60, 30, 10)
