@@ -162,14 +162,19 @@ def _texts(path: Path) -> Iterator[str]:
                     yield repr(parquet.metadata.row_group(group).column(column).statistics)
 
 
-def where_found(root: Path, word: str) -> list[str]:
-    """Every file below ``root`` whose name, bytes or unpacked Parquet content has ``word``."""
-    return [
-        path.relative_to(root).as_posix()
-        for path in sorted(root.rglob("*"))
-        if word in path.name
-        or (path.is_file() and (word.encode() in path.read_bytes() or any(word in text for text in _texts(path))))
-    ]
+def where_found(root: Path, *words: str) -> list[str]:
+    """Every file below ``root`` whose name, bytes or unpacked Parquet content has one of ``words``."""
+    return [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if _holds(path, words)]
+
+
+def _holds(path: Path, words: Sequence[str]) -> bool:
+    if any(word in path.name for word in words):
+        return True
+    if not path.is_file():
+        return False
+    payload = path.read_bytes()
+    texts = list(_texts(path))
+    return any(word.encode() in payload or any(word in text for text in texts) for word in words)
 
 
 def count_operations(act: Callable[[], object]) -> int:
