@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -89,43 +88,36 @@ class _Column:
         self._values, self._ends, self._present = (scratch_file(folder) for _ in range(3))
         self._n_chars = self._n_nulls = 0
         if self._is_text:
-            self._ends.write(bytes(8))
+            self._ends.append(bytes(8))
 
     def append(self, cells: pa.Array) -> None:
         """Append cells of the column's type."""
         self._n_nulls += cells.null_count
-        self._present.write(np.asarray(cells.is_valid()).tobytes())
+        self._present.append(np.asarray(cells.is_valid()).tobytes())
         if not self._is_text:
             filled = cells.fill_null(0) if cells.null_count else cells
-            self._values.write(filled.to_numpy().tobytes())
+            self._values.append(filled.to_numpy().tobytes())
             return
         filled = cells.fill_null("") if cells.null_count else cells
         _, offsets, characters = filled.buffers()
         ends = np.frombuffer(offsets, np.int32, len(filled) + 1, 4 * filled.offset).astype(np.int64)
         if characters is not None:
-            self._values.write(characters.slice(int(ends[0]), int(ends[-1] - ends[0])))
-        self._ends.write((ends[1:] - ends[0] + self._n_chars).tobytes())
+            self._values.append(characters.slice(int(ends[0]), int(ends[-1] - ends[0])))
+        self._ends.append((ends[1:] - ends[0] + self._n_chars).tobytes())
         self._n_chars += int(ends[-1] - ends[0])
 
     def array(self, n_rows: int) -> pa.Array:
         """Return all cells as one array over the mapped files."""
-        bits = np.packbits(_mapped(self._present), bitorder="little") if self._n_nulls else None
+        bits = np.packbits(self._present.mapped(), bitorder="little") if self._n_nulls else None
         buffers = [None if bits is None else pa.py_buffer(bits)]
         if self._is_text:
-            buffers.append(pa.py_buffer(_mapped(self._ends)))
-        buffers.append(pa.py_buffer(_mapped(self._values)))
+            buffers.append(pa.py_buffer(self._ends.mapped()))
+        buffers.append(pa.py_buffer(self._values.mapped()))
         return pa.Array.from_buffers(self._type, n_rows, buffers, null_count=self._n_nulls)
 
     def close(self) -> None:
         for file in (self._values, self._ends, self._present):
             file.close()
-
-
-def _mapped(file: Any) -> npt.NDArray[np.uint8]:
-    file.flush()
-    if not file.tell():
-        return np.empty(0, np.uint8)
-    return np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
 
 
 def _nulls(n_rows: int, kind: pa.DataType) -> pa.ChunkedArray:
@@ -173,7 +165,7 @@ class TableSpool:
 
     def table(self) -> pa.Table:
         """Return all rows, mapped from the files; strings are large strings here, which have no limit of 2 GiB."""
-        with storage_errors(self._folder, "read"):
+        with storage_errors(self._folder, "write"):  # the last of the cells still wait for the disk
             arrays = [column.array(self._n_rows) for column in self._columns]
         return pa.table(arrays, names=self._schema.names)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from embedstore import files
 from embedstore.errors import CorruptionError, FormatError, StorageError, UnconfirmedError
+from embedstore.stream_digest import StreamDigest
 
 
 def test_create_file_is_a_compare_and_swap(tmp_path: Path) -> None:
@@ -86,6 +89,81 @@ def test_hashing_file_records_what_passed(tmp_path: Path) -> None:
         handle.write(memoryview(b"def"))
     assert handle.record == files.hash_file(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"abcdef"
+
+
+def test_blocks_of_any_size_are_hashed_in_their_order(tmp_path: Path) -> None:
+    """Large ones in a thread, beside their way to the disk; none is left when a write returns."""
+    sizes = [3, 1 << 20, 10, (5 << 20) + 1, 0, (8 << 20) + 7, (1 << 20) - 1]
+    blocks = [bytes([number]) * size for number, size in enumerate(sizes)]
+    before = threading.active_count()
+    with files.write_file(tmp_path / "a") as handle:
+        for block in blocks:
+            reused = bytearray(block)
+            assert handle.write(reused) == len(block)
+            assert threading.active_count() == before
+            reused[:] = bytes(len(block))
+    whole = b"".join(blocks)
+    assert handle.record == files.FileRecord(len(whole), hashlib.sha256(whole).hexdigest())
+    assert (tmp_path / "a").read_bytes() == whole
+
+
+def test_a_large_block_where_no_thread_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    block = bytes(2 << 20)
+    with files.write_file(tmp_path / "a") as handle:
+        handle.write(block)
+    assert handle.record == files.FileRecord(len(block), hashlib.sha256(block).hexdigest())
+
+
+def test_what_fails_beside_a_block_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a disk that refuses a large block nor a hash that breaks off goes unseen, and no thread is left."""
+    before = threading.active_count()
+
+    def full(_: memoryview) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        StreamDigest().update(memoryview(bytes(2 << 20)), meanwhile=full)
+    assert threading.active_count() == before
+
+    class Broken:
+        def update(self, _: memoryview) -> None:
+            raise MemoryError
+
+    monkeypatch.setattr(hashlib, "sha256", Broken)
+    with pytest.raises(MemoryError), files.write_file(tmp_path / "a") as handle:
+        handle.write(bytes(2 << 20))
+    assert list(tmp_path.iterdir()) == [] and threading.active_count() == before
+
+
+def test_scratch_bytes_count_as_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write that reaches a file without a name can fail, the last one too, which only mapping calls for."""
+    seen: list[str] = []
+    monkeypatch.setattr(files, "fault_hook", lambda operation, path: seen.append(operation))
+    scratch = files.scratch_file(tmp_path)
+    scratch.append(b"ab")
+    scratch.append(memoryview(b"cd"))
+    assert seen == ["scratch"]
+    scratch.append(bytes(1 << 16))
+    assert seen == ["scratch", "write"]
+    scratch.append(b"end")
+    assert scratch.mapped().tobytes() == b"abcd" + bytes(1 << 16) + b"end"
+    assert seen == ["scratch", "write", "write"] and list(tmp_path.iterdir()) == []
+    scratch.close()
+
+    def full(operation: str, path: Path) -> None:
+        if operation == "write":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "fault_hook", full)
+    scratch = files.scratch_file(tmp_path)
+    scratch.append(b"ab")
+    with pytest.raises(OSError, match="No space"):
+        scratch.mapped()
+    scratch.close()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedstore import files
 from embedstore.errors import CorruptionError, StorageError
 from embedstore.tables import TableReader, TableSpool, table_bytes, write_table
 
@@ -64,6 +67,32 @@ def test_a_disk_that_refuses_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
         TableSpool(SCHEMA, tmp_path / "file")
+
+
+@pytest.mark.parametrize("n_rows", [7, 50_000])
+def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
+    """Whether the write that fails is one of many or the last, which waits for `table`."""
+    seen = 0
+
+    def counted(operation: str, path: Path) -> None:
+        nonlocal seen
+        seen += operation == "write"
+        if operation == "write" and seen == fail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def act() -> None:
+        with TableSpool(SCHEMA, tmp_path) as spool:
+            spool.append(make_table(n_rows))
+            spool.table()
+
+    monkeypatch.setattr(files, "fault_hook", counted)
+    fail = 0
+    act()
+    for fail in range(1, seen + 1):  # noqa: B007 - read by the hook
+        seen = 0
+        with pytest.raises(StorageError, match=f"cannot write {tmp_path}: the disk is full"):
+            act()
+    assert fail > 3 and list(tmp_path.iterdir()) == []
 
 
 def test_ranges_forward_and_back(tmp_path: Path) -> None:

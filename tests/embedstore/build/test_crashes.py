@@ -115,7 +115,7 @@ def test_a_disk_that_fails(
 ) -> None:
     expected, counts = reference
     draw = random.Random(2)
-    for operation in ("open", "write", "fsync", "link", "rename", "unlink"):
+    for operation in ("open", "write", "scratch", "fsync", "link", "rename", "unlink"):
         last = min(counts.get(operation, 0), 100)
         for number in range(1, last + 1) if many else [draw.randint(1, last)]:
             store = fresh(tmp_path / f"store-{operation}-{number}", media)
