@@ -480,4 +480,3 @@ def test_the_store_is_its_model_at_length(part: int, monkeypatch: pytest.MonkeyP
         n_long += sum(length == 200 for length in lengths)
         assert n_long, lengths
         number += 100
-    print(f"{n_long} examples of 200 steps")
