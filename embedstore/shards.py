@@ -207,7 +207,15 @@ class ArrayWriter:
         return f"c/{shard}/0"
 
     def append(self, rows: npt.NDArray[Any]) -> None:
-        """Append ``(n, D)`` rows of the stored dtype."""
+        """Append ``(n, D)`` rows of the stored dtype.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        ValueError
+            The rows have another shape or dtype.
+        """
         if rows.ndim != 2 or rows.shape[1] != self._dim or rows.dtype != np.dtype(self._dtype):
             raise ValueError(f"expected (n, {self._dim}) {self._dtype}, got {rows.shape} {rows.dtype}")
         done = 0
@@ -247,6 +255,13 @@ class ArrayWriter:
         """Take over the first ``n_rows`` rows of a committed array: whole shards as hard links, the tail copied.
 
         Only as the first call, and for an array of the same dim, dtype and layout.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        ValueError
+            It is not the first call, or the array is another.
         """
         described = parent.description
         same = (described.dim, described.dtype, described.shard_rows, described.chunk_rows) == (

@@ -135,7 +135,15 @@ class Store:
             return max((log_number(entry.name) or 0 for entry in os.scandir(self.layout.log)), default=0)
 
     def log_entry(self, number: int) -> LogEntry:
-        """Read one log entry."""
+        """Read one log entry.
+
+        Raises
+        ------
+        StorageError
+            It is not there.
+        CorruptionError
+            It is not what was written.
+        """
         path = self.layout.log_entry(number)
         described = read_sealed_json(path)
         try:
@@ -283,7 +291,7 @@ class Store:
         return sorted(self.snapshot().sets)
 
     def open_set(self, set_id: str) -> EmbeddingSet:
-        """Open a committed set by id."""
+        """Open a committed set by id; raises as `EmbeddingSet.open`."""
         return EmbeddingSet.open(self.layout.set_folder(set_id), set_id=set_id)
 
     def get(self, *, dataset: str, encoder: str) -> EmbeddingSet:
@@ -337,7 +345,15 @@ class Store:
     # -- banks ----------------------------------------------------------------------------------------------
 
     def open_bank(self, bank_id: str) -> VectorBank:
-        """Open a committed bank by its id."""
+        """Open a committed bank by its id.
+
+        Raises
+        ------
+        CorruptionError
+            The id is no digest.
+        StorageError, CorruptionError, FormatError
+            As `VectorBank.open`.
+        """
         if not is_digest(bank_id):
             raise CorruptionError(f"a snapshot lists the bank {bank_id!r}, which is no digest; run embedstore verify")
         return VectorBank.open(self.layout.bank_folder(bank_id), bank_id=bank_id)
@@ -445,7 +461,15 @@ class Store:
         raise UnknownNameError(f"the store has no manifest {text!r}{did_you_mean(text, list(entries))}")
 
     def open_manifest(self, entry: ManifestEntry) -> Manifest:
-        """Read a manifest of the store and check that it is the one that the entry names; once for each `Store`."""
+        """Read a manifest of the store and check that it is the one that the entry names; once for each `Store`.
+
+        Raises
+        ------
+        CorruptionError
+            It is another.
+        StorageError, FormatError
+            As `Manifest.read`.
+        """
         kept = self._manifests.pop(entry.manifest_id, None)
         if kept is None:
             path = self.layout.manifest_file(entry.manifest_id)

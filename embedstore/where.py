@@ -62,7 +62,7 @@ class Condition:
     values: tuple[str, ...]
 
     def mask(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Return which rows of ``table`` fulfil the condition; see `Where.mask`."""
+        """Return which rows of ``table`` fulfil the condition; raises as `Where.mask`."""
         import pyarrow as pa
 
         if self.column not in table.column_names:

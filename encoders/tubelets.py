@@ -77,6 +77,11 @@ def pool_tokens(
     (B, D), (B, n_steps, D) or None
         A step is the mean of the tokens of one time.
 
+    Raises
+    ------
+    ValueError
+        The output is neither.
+
     Examples
     --------
     >>> tokens = torch.arange(8.0).reshape(1, 4, 2)

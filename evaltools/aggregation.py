@@ -158,6 +158,11 @@ class Aggregation:
         Returns
         -------
         (u, ...) float64 array
+
+        Raises
+        ------
+        UnknownNameError
+            The row asks for any positive clip, and the task has not two classes.
         """
         kept = predicted[self.kept]
         if self.row.prediction == "each":

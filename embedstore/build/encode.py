@@ -32,6 +32,11 @@ def pool_frames(frames: npt.NDArray[np.float32], pooling: str) -> npt.NDArray[np
     pooling : {"mean-l2", "mean"}
         Mean of the L2-normalised rows, or of the rows as they are.
 
+    Raises
+    ------
+    ValueError
+        The pooling is neither.
+
     Examples
     --------
     >>> pool_frames(np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32), "mean-l2").tolist()

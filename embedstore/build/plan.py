@@ -153,7 +153,15 @@ class BuildPlan:
 
     @classmethod
     def read(cls, folder: Path) -> BuildPlan | None:
-        """Read the plan of a build's folder, None where there is none."""
+        """Read the plan of a build's folder, None where there is none.
+
+        Raises
+        ------
+        StorageError
+            A file cannot be read.
+        CorruptionError
+            It is not what was written.
+        """
         if not (folder / "plan.json").exists():
             return None
         header = read_json(folder / "plan.json")

@@ -65,6 +65,11 @@ def shard_from_environment(environment: Mapping[str, str]) -> tuple[int, int]:
 def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, int] | None:
     """Read ``I/N`` with 0 <= I < N, or ``auto``.
 
+    Raises
+    ------
+    UnknownNameError
+        The text is neither, or ``auto`` finds no array job around it.
+
     Examples
     --------
     >>> parse_shard("2/8", {})

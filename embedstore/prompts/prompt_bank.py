@@ -120,6 +120,11 @@ def number_grid(*, first: float, last: float, step: float, decimals: int) -> lis
 
     Computed in decimal, so that every value is the number that its text says.
 
+    Raises
+    ------
+    ValueError
+        The steps do not lead from one to the other, or too few decimals tell them apart.
+
     Examples
     --------
     >>> number_grid(first=0.5, last=0.8, step=0.1, decimals=1)

@@ -167,14 +167,26 @@ def _table_action(column: str, *, ids: str, digests: str) -> str:
 
 
 def require_table_rules(table: str, columns: Sequence[str]) -> None:
-    """Raise where a table of a set has a column that no rule knows."""
+    """Refuse a table of a set with a column that no rule knows.
+
+    Raises
+    ------
+    PolicyError
+        It has one.
+    """
     unknown = [name for name in columns if name not in TABLE_SCHEMAS[table].names]
     if unknown:
         raise PolicyError(f"{table} has the column {unknown[0]!r}, which has no rule, so nothing is sent")
 
 
 def require_named_columns(named: Collection[str], manifests: Iterable[Manifest]) -> None:
-    """Raise where a column that the user names stands in no manifest."""
+    """Refuse a column that the user names and that stands in no manifest.
+
+    Raises
+    ------
+    UnknownNameError
+        There is one; the nearest name is said.
+    """
     known = sorted({name for manifest in manifests for name in [*manifest.fields, "key_frames"]})
     for name in named:
         if name not in known:
@@ -243,12 +255,19 @@ def strictest(words: Iterable[str]) -> str:
 
 
 def require_licence(redistribution: Mapping[str, str], *, permission_ref: str | None) -> None:
-    """Raise where a data set may not be passed on without a permission, and none is recorded.
+    """Refuse data sets that may not be passed on without a permission where none is recorded.
 
     Parameters
     ----------
     redistribution : mapping of str to str
         Data set to ``no``, ``ask`` or ``yes``.
+    permission_ref : str or None
+        Where the permission is recorded.
+
+    Raises
+    ------
+    PolicyError
+        There is one, and no permission.
     """
     closed = sorted(name for name, word in redistribution.items() if word != "yes")
     if closed and not (permission_ref or "").strip():
