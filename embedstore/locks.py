@@ -69,7 +69,7 @@ def host_lock(path: Path, *, shared: bool, wait_s: float, busy: str) -> Iterator
 
 @contextmanager
 def folder_lock(folder: Path, *, busy: str) -> Iterator[None]:
-    """Hold a folder alone, without a file in it.
+    """Hold a folder, or a file that is there, alone; no file is made for it.
 
     Raises
     ------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
 from embedstore.cli.progress import Bar
@@ -39,7 +39,10 @@ def push(
     from embedstore.snapshot.push import PushOptions, push_folder
     from embedstore.snapshot.remotes import open_remote
 
+    if folder is not None:
+        _refuse_export_options(options)
     remote = open_remote(url)
+    remote.require_writable()
     with _exported(folder, store_path, name, options) as source, Bar(unit="B") as bar:
         bar.begin("push", sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
         outcome = push_folder(source, remote, options=PushOptions(n_parallel=parallel, on_bytes=bar.add))
@@ -51,13 +54,23 @@ def push(
     say(f"  embedstore snapshot pull {outcome.to_dict()['pinned']}")
 
 
+def _refuse_export_options(options: Mapping[str, Any]) -> None:
+    """Raise where an option says something about an export that ``--from`` does not make."""
+    asked = click.get_current_context()
+    for parameter in asked.command.params:
+        known = parameter.name in options or parameter.name == "name"
+        if known and asked.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{parameter.opts[0]} is for an export, and --from makes none; give it to snapshot export"
+            )
+
+
 @contextmanager
 def _exported(folder: Path | None, store_path: Path, name: str | None, options: dict[str, Any]) -> Iterator[Path]:
     """Give a folder to push: the one named, or one that is exported for this and removed again."""
-    from embedstore.files import storage_errors
-    from embedstore.layout import STAGING_PREFIX
     from embedstore.snapshot.export import export_snapshot
     from embedstore.snapshot.signature import sign
+    from embedstore.snapshot.staging import staging_folder
     from embedstore.store import Store
 
     if folder is not None:
@@ -65,10 +78,8 @@ def _exported(folder: Path | None, store_path: Path, name: str | None, options: 
         return
     store = Store.open(store_path)
     key = options.pop("key")
-    with storage_errors(store.layout.builds, "write"):
-        staging = tempfile.TemporaryDirectory(prefix=f"{STAGING_PREFIX}push-", dir=store.layout.builds)
-    with staging as place:
-        target = Path(place) / "snapshot"
+    with staging_folder(store.layout.builds / "push") as place:  # clears what a killed push left
+        target = place / "snapshot"
         request = export_request(store, name, target=target, **options)
         export_snapshot(store, request)
         if key is not None:

@@ -22,7 +22,7 @@ from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.layout import FAILURES_FILE, INDEX_FILE
 from embedstore.manifest import Manifest
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
-from embedstore.snapshot.parts import SentDataset
+from embedstore.snapshot.parts import SentDataset, SentSet
 from embedstore.snapshot.quarantine import Inspected, Quarantine, quarantine
 from embedstore.snapshot.received import RECEIVED_FILE, Received, read_received
 from embedstore.snapshot.selection import Selection, read_partial
@@ -31,6 +31,8 @@ from embedstore.snapshot.staging import staging_folder, sync_folders
 from embedstore.store import Store
 
 __all__ = ["ImportOutcome", "ImportRequest", "import_snapshot", "take_in"]
+
+_NARROWED_FROM = "narrowed_from"  # in the provenance of a set of which only the clips were taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,19 +168,23 @@ def take_in(
     received = read_received(store.layout)
     _refuse_other_signer(snapshot, received, signed)
     if not request.allow_rollback:
-        _refuse_rollback(store.snapshot(), snapshot, received)
+        _refuse_rollback(store, snapshot, received)
     sets = snapshot.sets_of(inspected.selection)
     with store.publishing():
         head = store.snapshot()
         kept = tuple(d.name for d in _wanted(inspected) if _keeps_own(store, held, head, d, inspected, received))
-        entries = [_place_set(store, held, entry.folder, entry.entry, inspected.selection) for entry in sets]
-        _refuse_conflicts(head, entries, snapshot, received)
+        there = {entry.set_id for entry in head.sets}
+        entries = [
+            entry.entry if entry.set_id in there else _place_set(store, held, entry, inspected.selection)
+            for entry in sets
+        ]
+        _refuse_conflicts(store, head, entries, snapshot, received)
         manifests = [_place_manifest(store, held, d) for d in _wanted(inspected) if d.name not in kept]
         banks = _place_banks(store, held, inspected)
         _keep_document(store, snapshot, signed)
 
         def change(before: Snapshot) -> Snapshot:
-            _refuse_conflicts(before, entries, snapshot, received)
+            _refuse_conflicts(store, before, entries, snapshot, received)
             after = before
             for entry in entries:
                 after = after.with_set(entry)
@@ -206,9 +212,17 @@ def _wanted(inspected: Inspected) -> list[SentDataset]:
 # -- what may not be ----------------------------------------------------------------------------------------
 
 
-def _refuse_rollback(head: Snapshot, snapshot: SentSnapshot, received: Received) -> None:
+def _sent_id(store: Store, entry: SetEntry, received: Received) -> str:
+    """Return the id under which a set came in: of one that was taken without its frames, the id of the whole."""
+    if received.of_set(entry.set_id) is not None:
+        return entry.set_id
+    return str(store.open_set(entry.set_id).provenance.get(_NARROWED_FROM, entry.set_id))
+
+
+def _refuse_rollback(store: Store, snapshot: SentSnapshot, received: Received) -> None:
     """Raise where something newer from the same sender is in the head, and this would put the old in its place."""
-    ours = {entry.set_id for entry in head.sets}
+    head = store.snapshot()
+    ours = {_sent_id(store, entry, received) for entry in head.sets}
     listed = {(entry.name, entry.media_digest) for entry in head.manifests}
     mine = {(entry.dataset, entry.fingerprint): entry.set_id for entry in snapshot.sets}
     names = {dataset.name: dataset.manifest_id for dataset in snapshot.datasets}
@@ -242,13 +256,15 @@ def _refuse_other_signer(snapshot: SentSnapshot, received: Received, signed: Sig
             )
 
 
-def _refuse_conflicts(head: Snapshot, entries: list[SetEntry], snapshot: SentSnapshot, received: Received) -> None:
+def _refuse_conflicts(
+    store: Store, head: Snapshot, entries: list[SetEntry], snapshot: SentSnapshot, received: Received
+) -> None:
     """Raise where the head has another set for a data set and fingerprint that did not come from the same sender."""
     for entry in entries:
         for old in head.sets:
             if (old.dataset, old.fingerprint) != (entry.dataset, entry.fingerprint) or old.set_id == entry.set_id:
                 continue
-            origin = received.of_set(old.set_id)
+            origin = received.of_set(_sent_id(store, old, received))
             if origin is None or origin[1].source != snapshot.source:
                 raise ContentError(
                     f"the store has other vectors of {entry.title} on {entry.dataset!r} ({old.set_id[:12]}); nothing "
@@ -296,16 +312,17 @@ def _keeps_own(
 # -- placing ------------------------------------------------------------------------------------------------
 
 
-def _place_set(store: Store, held: Quarantine, folder: str, entry: SetEntry, selection: Selection) -> SetEntry:
+def _place_set(store: Store, held: Quarantine, sent: SentSet, selection: Selection) -> SetEntry:
     """Move a set to its place; of a set without its frames, write the rest as a set of its own."""
+    folder = held.folder / sent.folder
     if selection.clips_only:
-        opened = EmbeddingSet.open(held.folder / folder, set_id=entry.set_id)
-        return replace(entry, set_id=_clips_only(store, opened))
-    target = store.layout.set_folder(entry.set_id)
+        opened = EmbeddingSet.open(folder, set_id=sent.set_id)
+        return replace(sent.entry, set_id=_clips_only(store, opened))
+    target = store.layout.set_folder(sent.set_id)
     if not target.exists():
-        sync_folders(held.folder / folder)
-        rename_folder(held.folder / folder, target)
-    return entry
+        sync_folders(folder)
+        rename_folder(folder, target)
+    return sent.entry
 
 
 def _clips_only(store: Store, opened: EmbeddingSet) -> str:
@@ -318,7 +335,7 @@ def _clips_only(store: Store, opened: EmbeddingSet) -> str:
         for block in opened.clips.raw.blocks(0, len(opened)):
             array.append(block)
         tables = {INDEX_FILE: index, FAILURES_FILE: opened.failures}
-        return writer.finish(tables, provenance={**opened.provenance, "narrowed_from": opened.set_id})
+        return writer.finish(tables, provenance={**opened.provenance, _NARROWED_FROM: opened.set_id})
 
 
 def _place_manifest(store: Store, held: Quarantine, dataset: SentDataset) -> ManifestEntry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -11,10 +10,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from embedstore.errors import CorruptionError, EnvironmentFailure, PolicyError
+from embedstore.errors import CorruptionError, EnvironmentFailure, PolicyError, UnknownNameError
 from embedstore.files import FileRecord, hash_file
 from embedstore.identity import sha256_hex
-from embedstore.snapshot.describe import DOCUMENT_FILE, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
+from embedstore.snapshot.describe import (
+    DOCUMENT_FILE,
+    MAX_DOCUMENT_BYTES,
+    SIDE_FILES,
+    SIGNATURE_FILE,
+    SentSnapshot,
+)
+from embedstore.snapshot.fetch import FetchOptions, read_remote
 from embedstore.snapshot.place import LATEST_FILE, latest_bytes
 from embedstore.snapshot.remotes import Broken, Remote
 from embedstore.snapshot.selection import PARTIAL_FILE
@@ -79,10 +85,14 @@ def push_folder(folder: Path, remote: Remote, *, options: PushOptions | None = N
         The folder is an internal copy, or holds only a part; or the place does not let us write.
     CorruptionError
         A file of the folder is not what the snapshot lists; nothing was pointed at it.
+    UnknownNameError
+        The folder is no export, or the place is itself the folder of one snapshot.
     EnvironmentFailure
         The place is not reached.
     """
     chosen = options or PushOptions()
+    if not (folder / DOCUMENT_FILE).is_file():
+        raise UnknownNameError(f"there is no exported snapshot at {folder}: it has no {DOCUMENT_FILE}")
     snapshot = SentSnapshot.read(folder)
     if snapshot.internal:
         raise PolicyError(
@@ -91,6 +101,8 @@ def push_folder(folder: Path, remote: Remote, *, options: PushOptions | None = N
         )
     if (folder / PARTIAL_FILE).exists():
         raise PolicyError(f"{folder} holds only a part of its snapshot; push the whole one, or export a smaller one")
+    remote.require_writable()
+    _require_place(remote, chosen)
     records = {file.path: file.record for file in snapshot.files}
     for name in (*SIDE_FILES, SIGNATURE_FILE):
         if (folder / name).is_file():
@@ -100,8 +112,8 @@ def push_folder(folder: Path, remote: Remote, *, options: PushOptions | None = N
     document = snapshot.to_bytes()
     for path, payload in ((prefix + DOCUMENT_FILE, document), (LATEST_FILE, latest_bytes(snapshot.id))):
         record = FileRecord(len(payload), sha256_hex(payload))
-        _persist(partial(remote.put, path, payload, record=record), remote, chosen)
-    _persist(remote.finish, remote, chosen)
+        _persist(partial(remote.put, path, payload, record=record), remote, chosen, Event())
+    _persist(remote.finish, remote, chosen, Event())
     return PushOutcome(
         snapshot_id=snapshot.id,
         url=remote.url,
@@ -109,6 +121,13 @@ def push_folder(folder: Path, remote: Remote, *, options: PushOptions | None = N
         n_bytes=sum(record.size for record in records.values()) + len(document),
         n_sent=n_sent,
     )
+
+
+def _require_place(remote: Remote, options: PushOptions) -> None:
+    """Raise where a snapshot lies at the top of the place: whoever pulls would go on seeing that one."""
+    asking = FetchOptions(attempts=options.attempts, first_pause_s=options.first_pause_s)
+    if read_remote(remote, DOCUMENT_FILE, max_bytes=MAX_DOCUMENT_BYTES, options=asking) is not None:
+        raise UnknownNameError(f"{remote.url} is the folder of one snapshot; push to a folder beside it")
 
 
 def _put_all(
@@ -138,24 +157,24 @@ def _put(
     source = folder / path
     if hash_file(source) != record:
         raise CorruptionError(f"{source} is not what its snapshot lists; export it again")
-    there: bool = _persist(partial(remote.holds, prefix + path, record), remote, options)
+    there: bool = _persist(partial(remote.holds, prefix + path, record), remote, options, stop)
     if not there:
-        _persist(partial(remote.put, prefix + path, source, record=record), remote, options)
+        _persist(partial(remote.put, prefix + path, source, record=record), remote, options, stop)
     options.on_bytes(record.size)
     return not there
 
 
-def _persist(act: Callable[[], Any], remote: Remote, options: PushOptions) -> Any:
+def _persist(act: Callable[[], Any], remote: Remote, options: PushOptions, stop: Event) -> Any:
     pause_s = options.first_pause_s
     for attempt in range(1, options.attempts + 1):
         try:
             return act()
         except Broken as error:
-            if attempt == options.attempts:
+            if attempt == options.attempts or stop.is_set():
                 raise EnvironmentFailure(
                     f"{remote.url} was not written in {attempt} attempts ({error}); run the same command again, "
                     "which goes on where it stopped"
                 ) from error
-            time.sleep(pause_s)
+            stop.wait(max(pause_s, error.wait_s))
             pause_s *= 2
     raise AssertionError("no attempt was made")

@@ -19,6 +19,7 @@ from embedstore.errors import BusyError
 from embedstore.files import TEMPORARY_PREFIX
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX
+from embedstore.locks import is_locked
 from embedstore.manifest import Manifest
 from embedstore.snapshot.disclosure import SentCopy, sent_copies
 from embedstore.snapshot.pseudonyms import Kind, forget_names
@@ -151,6 +152,14 @@ def _temporaries(store: Store, now: float) -> list[Leftover]:
                     "build has ended"
                 )
             found.append(doomed("staging", path, what="a set half written", why="may hold the patient"))
+    for path in entries_of(layout.builds):
+        if path.name.startswith(STAGING_PREFIX):
+            if is_locked(path):
+                raise BusyError(
+                    "a snapshot is being pushed or pulled here and may hold the patient; forget the patient "
+                    "when that has ended"
+                )
+            found.append(doomed("staging", path, what="a push or pull", why="may hold the patient"))
     for folder, prefix in (
         (layout.sets, TRASH_PREFIX),
         (layout.builds, TRASH_PREFIX),

@@ -11,6 +11,7 @@ from typing import Any
 from embedstore.errors import EmbedstoreError
 from embedstore.files import TEMPORARY_PREFIX, storage_errors
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX, is_digest
+from embedstore.locks import is_locked
 from embedstore.snapshot.references import needed, to_forget
 from embedstore.snapshot.tags import list_tags
 from embedstore.store import Store
@@ -285,6 +286,14 @@ class Survey:
             "partial", path, path.stat().st_mtime, least_h, what="a file half written", why="its writer ended"
         )
 
+    def _transfer(self, path: Path) -> Leftover | None:
+        if not path.name.startswith(STAGING_PREFIX) or is_locked(path):
+            return None
+        least_h = max(self._grace_h, WRITER_IDLE_H)
+        return self._leftover(
+            "staging", path, last_change(path), least_h, what="a push or pull", why="nobody went on with it"
+        )
+
     def leftovers(self) -> list[Leftover]:
         """Return all leftovers, in the order in which they are to be removed."""
         layout = self._layout
@@ -299,6 +308,7 @@ class Survey:
             except FileNotFoundError:
                 continue
             found += [] if leftover is None else [leftover]
+        found += self._each(self._transfer, layout.builds)
         kept = [build.folder for build in self.unfinished]
         inside = [folder for build in kept for folder in (build, build / "receipts", build / "units")]
         for folder in (layout.root, *layout.folders, layout.forgotten, *inside):

@@ -103,11 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
         # "stale": the file was replaced by another version while a client had half of the first.
         if fault == "wrong-bytes" or (fault == "stale" and start):
             part = flipped(part)
+        is_halved = fault in ("stale", "wrong-range") and not start
         headers = {}
         if start:
             first = start + 1 if fault == "wrong-range" else start
             headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
-        self._send(206 if start else 200, headers, part, "short" if fault == "stale" and not start else fault)
+        self._send(206 if start else 200, headers, part, "short" if is_halved else fault)
         return None
 
     def _send(self, code: int, headers: dict[str, str], part: bytes, fault: str | None) -> None:

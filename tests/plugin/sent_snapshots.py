@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from small_sets import add_set, run_program, spec_of
+from small_sets import add_set, manifest_of, run_program, spec_of
 
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.manifest import DatasetFacts, Manifest, ManifestField
@@ -82,6 +82,17 @@ def hospital_store(path: Path, *, n_clips: int = N_CLIPS, **facts: Any) -> Store
 def export_of(store: Store, target: Path, **request: Any) -> ExportOutcome:
     """Export with the default rules."""
     return export_snapshot(store, ExportRequest(target=target, **{"recipient": "lab-b", **request}))
+
+
+def two_encoders(folder: Path) -> Path:
+    """Export a small data set with two encoders below a folder; return where."""
+    clips = {f"clip{number}": 1 for number in range(12)}
+    store = Store.create(folder / "store")
+    store.add_manifest(manifest_of({clip_id: clip_id for clip_id in clips}))
+    for name in ("small", "other"):
+        add_set(store, clips, spec=spec_of(name))
+    export_of(store, folder / "sent", permission_ref="letter of 2 May")
+    return folder / "sent"
 
 
 def secrets_of(manifest: Manifest) -> set[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
 from embedstore.errors import HostileInputError
-from embedstore.files import FileRecord, fsync_folder, hash_file, storage_errors
+from embedstore.files import TEMPORARY_PREFIX, FileRecord, fsync_folder, hash_file, storage_errors
+from embedstore.locks import folder_lock, is_locked
 from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Stream
 
 __all__ = ["FolderRemote"]
@@ -42,22 +44,29 @@ class FolderRemote:
             handle.seek(start)
             yield Stream(start, _blocks(handle))
 
+    def require_writable(self) -> None:
+        """Do nothing: `put` finds out."""
+
     def put(self, path: str, content: Path | bytes, *, record: FileRecord) -> None:
         """Write under a temporary name, fsync, then rename over what is there."""
         target = self._path(path)
-        temporary = target.with_name(f".partial-{target.name}")
         with storage_errors(target, "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as handle:
-                if isinstance(content, bytes):
-                    handle.write(content)
-                else:
-                    with content.open("rb", buffering=0) as source:
-                        for block in _blocks(source):
-                            handle.write(block)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(target)
+            prefix = f"{TEMPORARY_PREFIX}{target.name}-"
+            for rest in target.parent.glob(f"{prefix}*"):
+                if not is_locked(rest):  # of a push that was killed
+                    rest.unlink(missing_ok=True)
+            temporary = target.with_name(f"{prefix}{uuid.uuid4().hex}")
+            try:
+                with temporary.open("xb") as handle, folder_lock(temporary, busy=f"{temporary} is locked"):
+                    for block in _blocks_of(content):
+                        handle.write(block)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                    temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
             fsync_folder(target.parent)
 
     def holds(self, path: str, record: FileRecord) -> bool:
@@ -70,6 +79,14 @@ class FolderRemote:
 
     def abort(self) -> None:
         """Do nothing: a disk answers, or fails."""
+
+
+def _blocks_of(content: Path | bytes) -> Iterator[bytes | memoryview]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb", buffering=0) as source:
+        yield from _blocks(source)
 
 
 def _blocks(handle: FileIO) -> Iterator[memoryview]:

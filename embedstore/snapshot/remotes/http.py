@@ -107,13 +107,17 @@ class HttpRemote:
                     f"{self.url} does not prove who it is ({error.reason.verify_message}): check the address, this "
                     "machine's clock and its certificates"
                 ) from error
-            raise Broken(str(error.reason)) from error
+            raise Broken(_words(error.reason)) from error
         except (http.client.HTTPException, OSError) as error:
-            raise Broken(str(error) or type(error).__name__) from error
+            raise Broken(_words(error)) from error
         except ValueError as error:
             raise HostileInputError(f"{url} redirects to what is no address: nothing was fetched") from error
 
     def put(self, path: str, content: Any, *, record: FileRecord) -> None:
+        """Refuse: a static web server takes no files."""
+        self.require_writable()
+
+    def require_writable(self) -> None:
         """Refuse: a static web server takes no files."""
         raise PolicyError(
             f"{self.url} is a web server, which takes no files: export to a folder and upload that, or push to s3:// "
@@ -130,6 +134,12 @@ class HttpRemote:
     def abort(self) -> None:
         """End every transfer that is under way."""
         self._live.abort()
+
+
+def _words(error: object) -> str:
+    """Return a few words of an error, which may quote what a server sent."""
+    text = str(error) or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
 def _refusal(url: str, error: urllib.error.HTTPError, *, start: int) -> Exception:
@@ -209,5 +219,5 @@ def _fill(answer: Any, buffer: memoryview) -> tuple[int, Broken | None]:
                 break
             count += came
     except (http.client.HTTPException, OSError, ValueError) as error:
-        return count, Broken(str(error) or type(error).__name__)
+        return count, Broken(_words(error))
     return count, None

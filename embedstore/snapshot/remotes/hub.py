@@ -63,6 +63,16 @@ class HubRemote:
                 "`hf auth login` or set HF_TOKEN"
             ) from error
 
+    def require_writable(self) -> None:
+        """Raise `MissingExtraError` where huggingface_hub is not installed."""
+        try:
+            import huggingface_hub  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError(
+                "pushing to hf:// needs the package huggingface_hub, which is not installed; install the extra with: "
+                "pip install 'embedstore[remote]'"
+            ) from error
+
     def put(self, path: str, content: Path | bytes, *, record: FileRecord) -> None:
         """Note a file for the commit that `finish` makes."""
         self._waiting.append((self._prefix + path, content))
@@ -83,14 +93,10 @@ class HubRemote:
         """
         if not self._waiting:
             return
-        try:
-            from huggingface_hub import CommitOperationAdd, HfApi
-            from huggingface_hub.errors import HfHubHTTPError
-        except ImportError as error:
-            raise MissingExtraError(
-                "pushing to hf:// needs the package huggingface_hub, which is not installed; install the extra with: "
-                "pip install 'embedstore[remote]'"
-            ) from error
+        self.require_writable()
+        from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
         operations: list[Any] = [
             CommitOperationAdd(
                 path_in_repo=path, path_or_fileobj=content if isinstance(content, bytes) else str(content)

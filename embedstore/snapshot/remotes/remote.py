@@ -1,4 +1,4 @@
-"""`Remote`: the five things that any place of snapshots can do, and the error that another attempt may mend."""
+"""`Remote`: the six things that any place of snapshots can do, and the error that another attempt may mend."""
 
 from __future__ import annotations
 
@@ -58,6 +58,9 @@ class Remote(Protocol):
 
     def open(self, path: str, *, start: int = 0) -> AbstractContextManager[Stream]:
         """Open a file for reading from ``start`` on; `FileNotFoundError` where there is none."""
+
+    def require_writable(self) -> None:
+        """Raise where it is plain before anything is made that nothing can be put here."""
 
     def put(self, path: str, content: Path | bytes, *, record: FileRecord) -> None:
         """Write a whole file, in one step where the place can, or replace one."""

@@ -106,6 +106,9 @@ class S3Remote:
         except (self._obstore.exceptions.BaseError, OSError) as error:
             raise Broken(_first_line(error)) from error
 
+    def require_writable(self) -> None:
+        """Do nothing: `put` finds out."""
+
     def put(self, path: str, content: Path | bytes, *, record: FileRecord) -> None:
         """Write an object; S3 shows it whole or not at all."""
         try:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from fault_server import fault_server
+from small_sets import add_set, content_of, manifest_of, run_program, spec_of
 
 import embedstore
 from embedstore.snapshot.describe import DOCUMENT_FILE
 from embedstore.store import Store
-from tests.plugin.fault_server import fault_server
-from tests.plugin.small_sets import add_set, content_of, manifest_of, run_program, spec_of
 
 CLIPS = {f"clip{number}": 1 for number in range(8)}
 PERMIT = ("--permission-ref", "letter of 2 May", "--recipient", "lab-b")
@@ -78,6 +78,19 @@ def test_a_refused_pull_leaves_nothing_and_can_be_tried_again(
     assert (sent / DOCUMENT_FILE).exists()
 
 
+def test_options_of_what_is_not_done_are_not_swallowed(
+    lab_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_program("snapshot", "push", tmp_path / "share", "--from", "sent", "--with-labels", "sex") == 2
+    assert "--with-labels is for an export" in capsys.readouterr().err
+    assert run_program("snapshot", "pull", "share", "--to", tmp_path / "got", "--allow-rollback") == 2
+    assert "--allow-rollback is for the import" in capsys.readouterr().err
+    assert run_program("snapshot", "push", "https://lab.example/x", *PERMIT, "--store", lab_a) == 4
+    assert "takes no files" in capsys.readouterr().err
+    assert run_program("snapshot", "ls", "--store", lab_a, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sent"] == [], "it was exported for a place that takes nothing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -85,6 +98,10 @@ def test_a_refused_pull_leaves_nothing_and_can_be_tried_again(
         (("pull", "http://93.184.216.34/x"), 4, "use https"),
         (("pull", "nowhere@sha256:12"), 2, "64 hexadecimal digits"),
         (("push", "ftp://x/y", "--from", "z"), 2, "snapshots lie in a folder"),
+        (("push", "share", "--from", "z"), 2, "there is no exported snapshot at z"),
+        (("pull", "https://[::1/x"), 2, "no address of a web server"),
+        (("pull", "https://lab.example:abc/x"), 2, "no address of a web server"),
+        (("pull", "http://nosuch.invalid/x"), 1, "the host 'nosuch.invalid' is not found"),
     ],
 )
 def test_bad_addresses_are_one_sentence(

@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
-import re
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fault_server import FaultServer, fault_server
+from sent_snapshots import tree_bytes, two_encoders
 
 from embedstore.errors import (
     ContentError,
     CorruptionError,
-    EmbedstoreError,
     EnvironmentFailure,
     HostileInputError,
     PolicyError,
     UnknownNameError,
 )
 from embedstore.files import FileRecord
+from embedstore.locks import folder_lock
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
-from embedstore.snapshot.export import export_snapshot
 from embedstore.snapshot.fetch import FetchOptions
 from embedstore.snapshot.place import LATEST_FILE, find_snapshot
-from embedstore.snapshot.plan import ExportRequest
 from embedstore.snapshot.pull import pull_folder
 from embedstore.snapshot.push import PushOptions, push_folder
 from embedstore.snapshot.remotes import Address, Broken, Remote, connection, open_remote
 from embedstore.snapshot.selection import PARTIAL_FILE, Selection, read_partial
-from embedstore.store import Store
-from tests.plugin.fault_server import FaultServer, fault_server
-from tests.plugin.small_sets import add_set, manifest_of, spec_of
 
 QUICK = FetchOptions(n_parallel=4, attempts=3, first_pause_s=0.01, window_s=0.3)
 PUSH = PushOptions(n_parallel=4, attempts=3, first_pause_s=0.01)
-CLIPS = {f"clip{number}": 1 for number in range(12)}
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of one data set with two encoders."""
-    folder = tmp_path_factory.mktemp("exported")
-    store = Store.create(folder / "store")
-    store.add_manifest(manifest_of({clip_id: clip_id for clip_id in CLIPS}))
-    for name in ("small", "other"):
-        add_set(store, CLIPS, spec=spec_of(name))
-    request = ExportRequest(target=folder / "sent", recipient="lab b", permission_ref="letter of 2 May")
-    export_snapshot(store, request)
-    return folder / "sent"
+    return two_encoders(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture
 def served(exported: Path) -> Iterator[FaultServer]:
     with fault_server(exported) as server:
         yield server
-
-
-def listed(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def pull_pinned(remote: Remote, snapshot_id: str, folder: Path) -> None:
@@ -70,7 +52,7 @@ def test_pull_from_a_web_server_brings_the_exported_bytes(
     exported: Path, served: FaultServer, tmp_path: Path
 ) -> None:
     outcome = pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    assert listed(tmp_path / "got") == listed(exported)
+    assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
     assert outcome.n_absent == 0
     checked = subprocess.run(
         ["sha256sum", "--check", "--quiet", "manifest-sha256.txt"], cwd=tmp_path / "got", capture_output=True
@@ -114,94 +96,6 @@ def test_a_part_moves_its_own_bytes_only(exported: Path, served: FaultServer, tm
         pull_folder(open_remote(served.url), tmp_path / "part", options=QUICK)
     with pytest.raises(UnknownNameError, match="no encoder 'smal'.*small"):
         pull_folder(open_remote(served.url), tmp_path / "x", selection=Selection(encoders=("smal",)), options=QUICK)
-
-
-# -- faults -------------------------------------------------------------------------------------------------
-
-TRANSIENT = ["reset", "stall", "trickle", "short", "500", "429", "wrong-range"]
-LASTING: list[tuple[str, type[EmbedstoreError], str]] = [
-    ("reset", EnvironmentFailure, "did not come"),
-    ("stall", EnvironmentFailure, "did not come"),
-    ("trickle", EnvironmentFailure, "did not come"),
-    ("short", EnvironmentFailure, "did not come"),
-    ("long", HostileInputError, "longer than"),
-    ("endless", HostileInputError, "longer than"),
-    ("wrong-bytes", CorruptionError, "is not the file"),
-    ("500", EnvironmentFailure, "the server answers 500"),
-    ("429", EnvironmentFailure, "the server answers 429"),
-    ("redirect-loop", HostileInputError, "redirect"),
-]
-
-
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "TIMEOUT_S", 0.4)
-
-
-@pytest.mark.usefixtures("_impatient")
-@pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_passing_fault_is_outlasted(exported: Path, served: FaultServer, tmp_path: Path, fault: str) -> None:
-    served.fail(fault, times=2, only=r"c/0/0")
-    pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    assert listed(tmp_path / "got") == listed(exported)
-
-
-@pytest.mark.usefixtures("_impatient")
-@pytest.mark.parametrize(("fault", "error", "says"), LASTING)
-def test_a_lasting_fault_is_one_sentence_and_nothing_is_visible(
-    exported: Path, served: FaultServer, tmp_path: Path, fault: str, error: type[EmbedstoreError], says: str
-) -> None:
-    served.fail(fault, only=r"small.*clips/c/0/0")
-    with pytest.raises(error, match=says) as caught:
-        pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "got" / DOCUMENT_FILE).exists()
-    served.fail(None)
-    pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    assert listed(tmp_path / "got") == listed(exported)
-
-
-def test_what_came_is_gone_on_with(exported: Path, served: FaultServer, tmp_path: Path) -> None:
-    served.fail("short", times=1, only=r"small.*clips/c/0/0")
-    pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    ranges = [asked for path, asked in served.requests if re.search(r"small.*clips/c/0/0", path)]
-    size = next(
-        file.size for file in SentSnapshot.read(exported).files if re.search(r"small.*clips/c/0/0", file.path)
-    )
-    assert ranges == [None, f"bytes={size // 2}-"]
-
-
-def test_a_server_without_ranges_is_read_from_the_start(exported: Path, served: FaultServer, tmp_path: Path) -> None:
-    served.ranges = False
-    served.fail("short", times=1, only=r"c/0/0")
-    pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    assert listed(tmp_path / "got") == listed(exported)
-
-
-def test_bytes_of_another_version_behind_a_range_are_found_and_fetched_again(
-    exported: Path, served: FaultServer, tmp_path: Path
-) -> None:
-    target = next(file for file in SentSnapshot.read(exported).files if file.path.endswith("clips/c/0/0"))
-    stale = tmp_path / "got" / f"{target.path}.partial"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"\1" * (target.size // 2))
-    pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
-    assert listed(tmp_path / "got") == listed(exported)
-
-
-def test_an_unreachable_server_is_an_environment_failure(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(EnvironmentFailure, match="was not reached in 3 attempts"):
-            pull_folder(open_remote(url), tmp_path / "got", options=QUICK)
-
-
-def test_a_huge_document_is_cut_off(served: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedstore.snapshot.place.MAX_DOCUMENT_BYTES", 10_000)
-    served.fail("endless", only="manifest.json")
-    with pytest.raises(HostileInputError, match="is larger than 10000 bytes"):
-        pull_folder(open_remote(served.url), tmp_path / "got", options=QUICK)
 
 
 # -- addresses ----------------------------------------------------------------------------------------------
@@ -257,6 +151,18 @@ def test_a_wrong_pin_is_refused() -> None:
 # -- push ---------------------------------------------------------------------------------------------------
 
 
+def test_what_a_killed_push_left_is_cleared_and_a_live_one_is_not(exported: Path, tmp_path: Path) -> None:
+    place = open_remote(str(tmp_path / "share"))
+    folder = tmp_path / "share" / SentSnapshot.read(exported).id
+    folder.mkdir(parents=True)
+    dead, live = (folder / f".partial-{DOCUMENT_FILE}-{name}" for name in ("dead", "live"))
+    dead.write_bytes(b"half")
+    live.write_bytes(b"half")
+    with folder_lock(live, busy="it is held"):
+        push_folder(exported, place, options=PUSH)
+    assert [path.name for path in folder.glob(".partial*")] == [live.name]
+
+
 def test_push_to_a_folder_and_pull_again(exported: Path, tmp_path: Path) -> None:
     place = open_remote(str(tmp_path / "share"))
     sent = push_folder(exported, place, options=PUSH)
@@ -264,7 +170,7 @@ def test_push_to_a_folder_and_pull_again(exported: Path, tmp_path: Path) -> None
     again = push_folder(exported, place, options=PUSH)
     assert again.n_sent == 0
     pull_folder(place, tmp_path / "got", options=QUICK)
-    assert listed(tmp_path / "got") == listed(exported)
+    assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
     pull_folder(
         place,
         tmp_path / "pinned",
@@ -320,6 +226,13 @@ def test_a_web_server_takes_no_files(exported: Path, served: FaultServer) -> Non
         push_folder(exported, open_remote(served.url), options=PUSH)
 
 
+def test_nothing_is_pushed_into_the_folder_of_one_snapshot(exported: Path, tmp_path: Path) -> None:
+    """Who pulls from there would go on seeing that one."""
+    for source in (exported, tmp_path):
+        with pytest.raises(UnknownNameError, match="is the folder of one snapshot|no exported snapshot"):
+            push_folder(source, open_remote(str(exported)), options=PUSH)
+
+
 def test_links_in_a_folder_are_not_followed(exported: Path, tmp_path: Path) -> None:
     place = tmp_path / "share"
     place.mkdir()
@@ -351,7 +264,7 @@ def test_an_s3_compatible_server(exported: Path, tmp_path: Path, monkeypatch: py
             found=find_snapshot(place, snapshot_id=sent.snapshot_id, options=QUICK),
             options=QUICK,
         )
-        assert listed(tmp_path / "got") == listed(exported)
+        assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
         target = next(file for file in SentSnapshot.read(exported).files if file.path.endswith("clips/c/0/0"))
         with place.open(f"{sent.snapshot_id}/{target.path}", start=5) as stream:
             assert stream.start == 5
@@ -399,7 +312,7 @@ def test_the_hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             found=find_snapshot(place, snapshot_id=sent.snapshot_id, options=QUICK),
             options=QUICK,
         )
-    assert listed(tmp_path / "got") == listed(exported)
+    assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EnvironmentFailure, match="HF_HUB_OFFLINE"):
         open_remote("hf://datasets/lab/echo/v1")

@@ -82,6 +82,7 @@ def crowded(path: Path) -> Store:
         store.layout.sets / ".staging-1",
         store.layout.sets / ".trash-2",
         store.layout.builds / ".trash-3",
+        store.layout.builds / ".staging-pull-5",
     ):
         folder.mkdir()
         (folder / "index").write_bytes(b"clip-quince-1")
