@@ -42,7 +42,12 @@ class FetchOptions:
     window_s : float
         Over how many seconds the slowest accepted rate (1 KiB/s) is taken.
     on_bytes : callable
-        Told the bytes of each block that came, and of what was there already.
+        Told the bytes of each block that came, and of what was there already; less than 0 for what is asked anew.
+
+    Examples
+    --------
+    >>> FetchOptions(n_parallel=2).attempts
+    5
     """
 
     n_parallel: int = 8
@@ -76,6 +81,13 @@ def read_remote(remote: Remote, path: str, *, max_bytes: int, options: FetchOpti
         It is longer than it may be.
     EnvironmentFailure
         It was not got in as many attempts as the options allow.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from embedstore.snapshot.remotes import open_remote
+    >>> read_remote(open_remote(mkdtemp()), "latest.json", max_bytes=4096) is None
+    True
     """
     chosen = options or FetchOptions()
     pause_s = chosen.first_pause_s
@@ -146,6 +158,16 @@ def fetch_files(
         A file is longer than is stated.
     EnvironmentFailure
         A file is not there, or does not come.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from embedstore.snapshot.remotes import open_remote
+    >>> there, here = Path(mkdtemp()), Path(mkdtemp())
+    >>> _ = (there / "a").write_bytes(b"vectors")
+    >>> fetch_files(open_remote(str(there)), [("a", hash_file(there / "a"))], here)
+    >>> (here / "a").read_bytes()
+    b'vectors'
     """
     chosen = options or FetchOptions()
     stop = Event()

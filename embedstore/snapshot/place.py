@@ -32,7 +32,13 @@ class Found:
 
 
 def latest_bytes(snapshot_id: str) -> bytes:
-    """Return ``latest.json``."""
+    """Return ``latest.json``.
+
+    Examples
+    --------
+    >>> latest_bytes("ab" * 32)[:16]
+    b'{"snapshot":"aba'
+    """
     return canonical_json({"snapshot": snapshot_id})
 
 
@@ -47,6 +53,16 @@ def find_snapshot(remote: Remote, *, snapshot_id: str | None = None, options: Fe
         The document has another digest than its id, or than was pinned.
     FormatError, HostileInputError
         It is no snapshot that this version reads.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from embedstore.snapshot.remotes import open_remote
+    >>> try:
+    ...     find_snapshot(open_remote(mkdtemp()))
+    ... except UnknownNameError as error:
+    ...     print(str(error).partition(":")[2])
+     neither manifest.json nor latest.json
     """
     prefix = ""
     payload = read_remote(remote, DOCUMENT_FILE, max_bytes=MAX_DOCUMENT_BYTES, options=options)

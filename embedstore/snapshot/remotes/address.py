@@ -58,6 +58,11 @@ def open_remote(url: str) -> Remote:
     ------
     UnknownNameError
         The scheme is not one of these, or the address is incomplete.
+
+    Examples
+    --------
+    >>> open_remote("/mnt/share/echo").url, open_remote("https://lab.example/echo/").url
+    ('/mnt/share/echo', 'https://lab.example/echo')
     """
     scheme = _SCHEME.match(url)
     if scheme is None:

@@ -204,9 +204,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             return None
         if before.netloc != after.netloc:
             followed.remove_header("Authorization")
-        if is_from_public:
-            followed.__class__ = _Led
-        return followed
+        if not is_from_public:
+            return followed
+        origin = followed.origin_req_host
+        return _Led(followed.full_url, headers=followed.headers, origin_req_host=origin, unverifiable=True)
 
 
 def _leads_inside(host: str | None) -> bool:

@@ -26,6 +26,7 @@ from embedstore.snapshot.place import LATEST_FILE, find_snapshot
 from embedstore.snapshot.pull import pull_folder
 from embedstore.snapshot.push import PushOptions, push_folder
 from embedstore.snapshot.remotes import Address, Broken, Remote, connection, open_remote
+from embedstore.snapshot.remotes.http import HttpRemote
 from embedstore.snapshot.selection import PARTIAL_FILE, Selection, read_partial
 
 QUICK = FetchOptions(n_parallel=4, attempts=3, first_pause_s=0.01, window_s=0.3)
@@ -110,6 +111,29 @@ def test_a_redirect_out_of_the_public_network_is_refused(
     served.fail("redirect-private", only="manifest.json")
     with pytest.raises(HostileInputError, match="inside a private network"):
         pull_folder(remote, tmp_path / "got", options=QUICK)
+
+
+def test_a_name_that_changes_its_address_after_it_was_looked_up_leads_nowhere(
+    served: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both names pass for public when they are looked up, and the connection ends on this machine all the same."""
+    remote = open_remote(served.url)
+    monkeypatch.setattr(connection, "is_private_host", lambda host: False)
+    served.fail("redirect-other", only="manifest.json")
+    with pytest.raises(HostileInputError, match="whose address is inside a private network"):
+        pull_folder(remote, tmp_path / "got", options=QUICK)
+    assert [path for path, _ in served.requests] == [f"/{DOCUMENT_FILE}"]
+
+
+def test_a_redirect_is_followed_without_the_key_to_the_first_host(
+    exported: Path, served: FaultServer, tmp_path: Path
+) -> None:
+    served.fail("redirect-other", times=1, only="manifest.json")
+    remote = HttpRemote(served.url, headers={"Authorization": "Bearer secret"})
+    pull_folder(remote, tmp_path / "got", options=QUICK)
+    assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
+    first, second, *rest = [headers.get("Authorization") for headers in served.headers]
+    assert first == "Bearer secret" and second is None and set(rest) == {"Bearer secret"}
 
 
 @pytest.mark.parametrize(
