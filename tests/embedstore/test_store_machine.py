@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from read_once import forget_all, read_files_once, stamps_of
+from read_once import age_everything, forget_all, is_known, make_known, read_files_once, stamps_of
 from small_sets import content_of, expected_content, kill_at, manifest_of, spec_of, where_found, write_set
 
 from embedstore import files
@@ -95,7 +95,6 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.lengths.append(0)
         forget_all()
-        self.read_as_written: dict[str, tuple[object, ...]] = {}
         self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.store = Store.create(self.folder / "store")
         self.model = Model()
@@ -301,10 +300,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def a_day_passes(self) -> None:
         self.model.day += 1
-        for root, _, names in os.walk(self.store.layout.root):
-            for path in (root, *(f"{root}/{name}" for name in names)):
-                then = os.lstat(path).st_mtime - 24.5 * HOUR
-                os.utime(path, (then, then))
+        age_everything(self.store.layout.root, 24.5 * HOUR)
         self.store = Store.open(self.folder / "store")
 
     @rule(grace_h=st.sampled_from([0.0, 24.0, 72.0]), kill=OPERATIONS)
@@ -429,13 +425,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert outcome.ok, outcome.problems
         for name in kept & self.model.sets.keys():
             content, stamps = self.model.sets[name], stamps_of(self.store.layout.set_folder(name))
-            if self.read_as_written.get(name) == stamps:
+            if is_known("as written", self.store.layout.set_folder(name), stamps):
                 continue
             opened = self.store.open_set(name)
             assert content_of(opened) == expected_content(dict(content.clips), SPECS[content.encoder])
             assert opened.index.column("clip_id").to_pylist() == [clip_id for clip_id, _ in content.clips]
             assert set(opened.failures.column("clip_id").to_pylist()) == content.failed
-            self.read_as_written[name] = stamps
+            make_known("as written", opened.folder, stamps)
         for name, patients in (self.model.manifests[m] for m in self.model.head[1]):
             manifest = self.store.manifest(name)
             assert dict(zip(manifest.clip_ids, manifest.patients, strict=True)) == patients

@@ -19,12 +19,14 @@ from embedstore.manifest import Manifest
 from embedstore.snapshot.verify import VerifyProblem
 from embedstore.store import Store
 
-_known: dict[tuple[object, ...], Any] = {}
+_known: dict[tuple[str, str], tuple[Any, Any]] = {}  # by what and path: stamps, and what was read
+_paths: dict[tuple[object, ...], str] = {}
 
 
 def forget_all() -> None:
     """Read and verify everything from the disk again."""
     _known.clear()
+    _paths.clear()
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
@@ -38,6 +40,35 @@ def stamps_of(folder: Path) -> tuple[object, ...]:
         for root, folders, names in os.walk(folder)
         for name in (".", *folders, *names)
     )
+
+
+def age_everything(root: Path, seconds: float) -> None:
+    """Set all times below ``root`` back; what was read or verified stays known where it was the same until now."""
+    stamp_of = {key: _stamp_now(key) for key in _known}
+    same = [key for key, stamp in stamp_of.items() if stamp is not None and stamp == _known[key][0]]
+    for folder, _, names in os.walk(root):
+        for path in (folder, *(f"{folder}/{name}" for name in names)):
+            then = os.lstat(path).st_mtime - seconds
+            os.utime(path, (then, then))
+    for key in same:
+        _known[key] = (_stamp_now(key), _known[key][1])
+
+
+def _stamp_now(key: tuple[str, str]) -> tuple[object, ...] | None:
+    what, path = key
+    if what in ("verified", "as written"):
+        return stamps_of(Path(path))
+    return _stamp(os.lstat(path)) if os.path.lexists(path) else None
+
+
+def is_known(what: str, folder: Path, stamps: tuple[object, ...]) -> bool:
+    """Return whether a folder was verified, or read as written, and is still the same."""
+    return _known.get((what, str(folder)), (None,))[0] == stamps
+
+
+def make_known(what: str, folder: Path, stamps: tuple[object, ...]) -> None:
+    """Remember that a folder with these stamps was verified or read."""
+    _known[what, str(folder)] = (stamps, None)
 
 
 def once(what: str, path: str, read: Callable[[], Any]) -> Any:
@@ -59,10 +90,10 @@ def read_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def path_of(store: Store, place: str, name: Any) -> str:
         """Return a path of the layout, joined once: joining takes longer than looking at the file."""
-        key = ("path", str(store.layout.root), place, name)
-        if key not in _known:
-            _known[key] = str(getattr(store.layout, place)(name))
-        return str(_known[key])
+        key = (str(store.layout.root), place, name)
+        if key not in _paths:
+            _paths[key] = str(getattr(store.layout, place)(name))
+        return _paths[key]
 
     def read_log_entry(store: Store, number: int) -> Any:
         return once("entry", path_of(store, "log_entry", number), lambda: log_entry(store, number))
@@ -76,13 +107,13 @@ def read_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return once("table", f"{opened.folder}/{name}", lambda: table(opened, name))
 
     def verify_once(opened: EmbeddingSet, *, quick: bool, prefix: str = "") -> Iterator[VerifyProblem | int]:
-        key, stamps = ("verify", str(opened.folder)), stamps_of(opened.folder)
-        if _known.get(key) != stamps:
+        stamps = stamps_of(opened.folder)
+        if not is_known("verified", opened.folder, stamps):
             found = list(verify_set(opened, quick=quick, prefix=prefix))
             if quick or any(isinstance(one, VerifyProblem) for one in found):
                 yield from found
                 return
-            _known[key] = stamps
+            make_known("verified", opened.folder, stamps)
         yield len(dict(opened.files()))
 
     monkeypatch.setattr(Store, "log_entry", read_log_entry)
