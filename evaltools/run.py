@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,9 @@ def _computed(
         for job in missing:
             yield job, run_job(root, job, out)
         return
+    # Large ones first, so that no process is left with one at the end; a data set's follow each other, so that what
+    # was read for one is at hand for the next.
+    missing = sorted(missing, key=lambda job: (-job.n_vectors, job.dataset))
     with _threads(n_threads), ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
         waiting: dict[Future[dict[str, Any]], Job] = {pool.submit(run_job, root, job, out): job for job in missing}
         try:
@@ -200,12 +204,18 @@ def _threads(n: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@lru_cache(maxsize=1)
+def _opened(root: Path) -> Store:
+    """Open the store of a run once for each process: its handle keeps the manifests that it has read."""
+    return embedstore.open(root)
+
+
 def run_job(root: Path, job: Job, out: Path) -> dict[str, Any]:
     """Run one job, keep what came of it, and return it.
 
     A job whose labels, splits or vectors do not allow a result is kept with the reason.
     """
-    store = embedstore.open(root)
+    store = _opened(root)
     skipped: list[dict[str, Any]] = []
 
     def skip(reason: str) -> None:

@@ -21,6 +21,7 @@ from evaltools.probe_options import Statistics
 from evaltools.protocols import PROTOCOLS, get_protocol
 from evaltools.resample import DEFAULT_DRAWS
 from evaltools.selection import labelled_manifests
+from evaltools.suite_banks import BankReads
 from evaltools.task import Task, get_task, shipped_tasks
 from evaltools.zeroshot_protocols import DEFAULT_PROTOCOL, ZERO_SHOT_PROTOCOLS, zero_shot_protocol
 
@@ -162,8 +163,11 @@ class Job:
     pools, settings : tuple of str
     statistics : {"patient", "cardiobench"}
     options : RunOptions
+    n_vectors : int
+        Clips of the data set times encoders: how much work the job is.
     digest : str
-        Of everything that decides the results: sets, labels, task, protocol, banks, options, this package's version.
+        Of everything that decides the results: sets, labels, task, protocol, the banks that are read, options, this
+        package's version.
     """
 
     command: Command
@@ -175,6 +179,7 @@ class Job:
     settings: tuple[str, ...]
     statistics: Statistics
     options: RunOptions
+    n_vectors: int
     digest: str
 
     @property
@@ -209,7 +214,7 @@ def plan_jobs(
     _refuse_unknown(datasets, {entry.dataset for entry in sets})
     _refuse_unknown(encoders, {name for entry in sets for name in (entry.title, entry.encoder)})
     titles = tuple(dict.fromkeys(encoders or suite.encoders))
-    banks = [[bank.kind, bank.encoder, bank.name, bank.bank_id] for bank in store.banks()]
+    banks = BankReads(store)
     jobs: list[Job] = []
     for entry in suite.entries:
         for task_name in tasks or entry.tasks or suite.tasks or tuple(shipped_tasks()):
@@ -225,6 +230,7 @@ def plan_jobs(
                     asked = tuple(title for title in asked if head_task(title.split("@")[0], task.name))
                 if not asked:
                     continue
+                of_job = {title: set_id for title, set_id in of_dataset if title in asked}
                 for name, digest in _protocols(entry, task):
                     key = {
                         "schema": RESULT_SCHEMA,
@@ -235,12 +241,12 @@ def plan_jobs(
                         "annotations": manifest.annotations_digest,
                         "media": manifest.media_digest,
                         "protocol": [name, digest],
-                        "sets": [[title, set_id] for title, set_id in of_dataset if title in asked],
+                        "sets": [list(one) for one in of_job.items()],
                         "pools": list(entry.pools),
                         "settings": list(entry.settings),
                         "statistics": suite.statistics,
                         "options": dict(vars(chosen)),
-                        "banks": banks if entry.command in ("zeroshot", "heads") else [],
+                        "banks": banks.of_job(entry.command, name, dataset=manifest.name, sets=of_job),
                     }
                     jobs.append(
                         Job(
@@ -253,6 +259,7 @@ def plan_jobs(
                             settings=entry.settings,
                             statistics=suite.statistics,
                             options=chosen,
+                            n_vectors=len(manifest) * len(asked),
                             digest=digest_json(key),
                         )
                     )

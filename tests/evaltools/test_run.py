@@ -97,6 +97,20 @@ def test_a_run_is_kept_and_goes_on_where_it_stopped(store: Store, tmp_path: Path
     assert run(store, suite, out=out, jobs=jobs, workers=1).n_computed == 1
 
 
+def test_only_a_bank_that_a_job_reads_is_in_its_digest(store: Store, tmp_path: Path) -> None:
+    suite = _small_suite(tmp_path)
+
+    def digests() -> dict[str, str]:
+        return {job.title: job.digest for job in plan_jobs(store, suite, options=QUICK)}
+
+    before = digests()
+    _add_bank(store, "third", 12)  # of an encoder that no job asks
+    assert digests() == before
+    _add_bank(store, "other", 8)
+    changed = {title for title, digest in digests().items() if digest != before[title]}
+    assert changed == {title for title in before if title.startswith("zeroshot")} != set()
+
+
 def test_two_processes_give_what_one_gives(store: Store, tmp_path: Path) -> None:
     suite = _small_suite(tmp_path)
     jobs = [job for job in plan_jobs(store, suite, options=QUICK) if job.command in ("knn", "zeroshot")][:3]
