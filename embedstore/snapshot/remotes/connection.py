@@ -184,6 +184,15 @@ class _SecureHandler(_Opens, urllib.request.HTTPSHandler):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = _MAX_REDIRECTS
 
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:  # no address, or one that is refused
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         is_from_public = isinstance(req, _Led) or not _leads_inside(before.hostname)
@@ -195,7 +204,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         elif is_from_public and _leads_inside(after.hostname):
             refused = "which is inside a private network"
         if refused is not None:
-            fp.close()
             raise HostileInputError(
                 f"{req.full_url} redirects to {newurl}, {refused}: nothing was fetched from there"
             )
