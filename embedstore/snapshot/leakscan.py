@@ -3,35 +3,40 @@
 The export's own rules decide what is written; this looks at what was written, inside Parquet tables, arrays and text,
 raw, in hexadecimal and in base64. It knows nothing of the rules, so that a mistake in them is found.
 
-Words are searched for by their 4-byte pieces: every 4 bytes of a text, every aligned 4 bytes of an array, are looked
-up in a table of all pieces of all words. Where one is found the words themselves are compared.
+Text is searched at every offset; arrays by aligned pieces of four bytes, for the words as they are and in the same
+encodings (see `embedstore.snapshot.word_index`).
 """
 
 from __future__ import annotations
 
-import base64
+import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from embedstore.files import parse_json, storage_errors
 from embedstore.layout import is_digest
+from embedstore.snapshot.word_index import Matrix, WordIndex, base64_inside, hexadecimal, in_matrices
 
 __all__ = ["Leak", "LeakScan", "words_of_path"]
 
 LEAST_IN_TEXT = 5  # shorter words stand by chance in any text; they are looked for as whole cells of id columns
 LEAST_IN_ARRAY = 7  # below, four aligned bytes need not lie within the word
 _LEAST_ENCODED = 6
-_PIECE = 4
-_TABLE_BITS = 22
+_ALIGNED = 4
+_READ = (".parquet", ".json", ".md", ".txt")  # the others are arrays
 _BLOCK_BYTES = 4 << 20
+# How often a byte of vectors is one certain digit or letter. Of float16 values of a normal distribution, whose
+# lower bytes take 256 values and whose upper ones some 25, 1 in 80 in the geometric mean; this is on the safe side.
+_CHANCE_OF_BYTE = 1 / 50
 _ID_COLUMNS = ("clip_id", "patient_id", "study_id")
 _NUMBER = re.compile(r"[0-9.,:]*")
 
@@ -61,55 +66,41 @@ def words_of_path(path: str) -> set[str]:
     return {word for word in words if word not in ("/", ".", "..", "")}
 
 
-def _encoded(word: str) -> Iterator[str]:
-    """Yield a word in hexadecimal, and what of its base64 does not depend on its neighbours, at each alignment."""
-    raw = word.encode()
-    yield raw.hex()
-    for shift in range(3):
-        text = base64.b64encode(bytes(shift) + raw).decode().rstrip("=")
-        start, stop = -(-8 * shift // 6), (8 * (shift + len(raw))) // 6
-        yield text[start:stop]
+def _spelled(words: Collection[str]) -> Iterator[tuple[list[str], Matrix]]:
+    """Yield words as they are, without capitals, in hexadecimal of both cases and, at each alignment, in base64."""
+    raw = [(word, word.encode()) for word in words]
+    yield from in_matrices(raw)
+    lower = [(word, word.lower().encode()) for word in words]
+    yield from in_matrices(pair for pair, own in zip(lower, raw, strict=True) if pair != own)
+    # A digest in hexadecimal is not encoded again by accident.
+    for group, rows in in_matrices(pair for pair in raw if len(pair[1]) >= _LEAST_ENCODED and not is_digest(pair[0])):
+        digits = hexadecimal(rows)
+        yield group, digits
+        yield group, np.where(digits >= ord("a"), digits - np.uint8(32), digits)
+        for shift in range(3):
+            yield group, base64_inside(rows, shift)
 
 
-class _Index:
-    """The pieces of words, for searching bytes at every ``step``-th offset."""
+class _Indexes:
+    """Words in all their spellings, for searching bytes at every ``step``-th offset."""
 
-    def __init__(self, words: Iterable[bytes], *, step: int) -> None:
-        self._step = step
-        self._words = frozenset(word for word in words if len(word) >= _PIECE + step - 1)
-        self._lengths = sorted({len(word) for word in self._words})
-        joined = {word[offset : offset + _PIECE] for word in self._words for offset in range(step)}
-        self._pieces = np.unique(np.frombuffer(b"".join(joined), dtype="<u4"))
-        self._table = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
-        self._table[self._hashed(self._pieces)] = True
-        self.longest = max(self._lengths, default=0)
-
-    @staticmethod
-    def _hashed(pieces: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        return (pieces * np.uint32(2_654_435_761)) >> np.uint32(32 - _TABLE_BITS)
+    def __init__(self, words: Collection[str], *, least: int, step: int) -> None:
+        plain: list[Matrix] = []
+        beyond: list[Matrix] = []
+        for _, rows in _spelled(words):
+            is_ascii = (rows < 0x80).all(axis=1)
+            plain.append(rows[is_ascii])
+            beyond.append(rows[~is_ascii])
+        # Apart, since letters of ASCII have a bit in common and the others' bytes have none.
+        self._parts = [WordIndex(matrices, least=least, step=step) for matrices in (plain, beyond)]
+        counts = Counter[int]()
+        for part in self._parts:
+            counts.update(part.counts)
+        self.counts: Mapping[int, int] = counts
 
     def search(self, payload: bytes | memoryview) -> set[bytes]:
-        """Return the words that stand in ``payload``; the offsets searched begin at 0."""
-        if not self._words or len(payload) < _PIECE:
-            return set()
-        found: set[bytes] = set()
-        for shift in range(0, _PIECE, self._step):
-            n_pieces = (len(payload) - shift) // _PIECE
-            if n_pieces <= 0:
-                continue
-            pieces = np.frombuffer(payload, dtype="<u4", count=n_pieces, offset=shift)
-            at = np.flatnonzero(self._table[self._hashed(pieces)])
-            if not at.size:
-                continue
-            candidates = pieces[at]
-            near = np.searchsorted(self._pieces, candidates).clip(max=len(self._pieces) - 1)
-            for position in at[self._pieces[near] == candidates].tolist():
-                for begin in range(shift + _PIECE * position, shift + _PIECE * position - self._step, -1):
-                    for length in self._lengths if begin >= 0 else ():
-                        word = bytes(payload[begin : begin + length])
-                        if word in self._words:
-                            found.add(word)
-        return found
+        """Return the spellings that stand in ``payload``."""
+        return set[bytes]().union(*(part.search(payload) for part in self._parts))
 
 
 class LeakScan:
@@ -132,16 +123,18 @@ class LeakScan:
         long = {word for word in self._words if len(word) >= LEAST_IN_TEXT}
         pieces = {n: {fixed[at : at + n] for at in range(len(fixed) - n + 1)} for n in {len(word) for word in long}}
         long = {word for word in long if word.lower() not in pieces[len(word)]}
-        self._of: dict[bytes, str] = {}
-        for word in sorted(long):
-            forms = {word, word.lower()}
-            # A digest in hexadecimal is not encoded again by accident.
-            if len(word) >= _LEAST_ENCODED and not is_digest(word):
-                forms |= {form for form in _encoded(word) if len(form) >= LEAST_IN_TEXT}
-            for form in forms:
-                self._of.setdefault(form.encode(), word)
-        self._text = _Index(self._of, step=1)
-        self._raw = _Index((word.encode() for word in long if len(word.encode()) >= LEAST_IN_ARRAY), step=_PIECE)
+        self._long = sorted(long)
+        self._text = _Indexes(self._long, least=LEAST_IN_TEXT, step=1)
+        self._raw = _Indexes(self._long, least=LEAST_IN_ARRAY, step=4)
+
+    @cached_property
+    def _of(self) -> dict[bytes, str]:
+        """The word of each spelling; needed only where something was found."""
+        found: dict[bytes, str] = {}
+        for words, rows in _spelled(self._long):
+            for word, row in zip(words, rows, strict=True):
+                found.setdefault(row.tobytes(), word)
+        return found
 
     def scan(self, folder: Path) -> list[Leak]:
         """Search every file below a folder, names too.
@@ -152,48 +145,70 @@ class LeakScan:
             Sorted; empty where nothing was found.
         """
         with storage_errors(folder, "read"):
-            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            names = {
+                path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()
+            }
+            arrays = [path for path in names if path.suffix not in _READ]
+            n_bytes = sum(path.stat().st_size for path in arrays)
             with ThreadPoolExecutor(2) as pool:
-                found = list(pool.map(self._scan_file, files))
-        leaks = {
-            Leak(path.relative_to(folder).as_posix(), word)
-            for path, words in zip(files, found, strict=True)
-            for word in words
-        }
-        names = "\n".join(path.relative_to(folder).as_posix() for path in files)
-        leaks |= {Leak("the names of files", word) for word in self._in_text(names)}
+                forms = dict(zip(arrays, pool.map(self._in_bytes, arrays), strict=True))
+                read = [path for path in names if path.suffix in _READ]
+                words = dict(zip(read, pool.map(self._in_file, read), strict=True))
+        chance = self._by_chance(set[bytes]().union(*forms.values()), n_bytes)
+        words |= {path: self._words_of(found - chance) for path, found in forms.items()}
+        leaks = {Leak(names[path], word) for path, found in words.items() for word in found}
+        leaks |= {Leak("the names of files", word) for word in self._in_text("\n".join(names.values()))}
         return sorted(leaks, key=lambda leak: (leak.file, leak.word))
 
-    def _scan_file(self, path: Path) -> set[str]:
+    def _by_chance(self, found: Collection[bytes], n_bytes: int) -> set[bytes]:
+        """Return what of the forms found in so many bytes of arrays may stand there by chance.
+
+        Numbers spell words: of seven digits that were drawn, ten thousand patients have some in a gigabyte. A length
+        of which so many forms were found as chance does not give once in 900 times is none of chance's: they lie 30
+        standard deviations beyond what is expected (Chebyshev's inequality, for the variance of a Poisson count).
+        """
+        lengths = Counter(len(form) for form in found)
+        chance = set()
+        for length, count in lengths.items():
+            expected = n_bytes * self._raw.counts[length] * _CHANCE_OF_BYTE**length
+            if count <= expected + 30 * math.sqrt(expected):
+                chance.add(length)
+        return {form for form in found if len(form) in chance}
+
+    def _in_file(self, path: Path) -> set[str]:
         if path.suffix == ".parquet":
             return self._in_table(path)
         if path.suffix == ".json":
             strings = _strings(parse_json(path.read_bytes(), source=str(path)))
             return self._in_text("\n".join(s for s in strings if not self._is_kept(s)))
-        if path.suffix in (".md", ".txt"):
-            words = path.read_text(encoding="utf-8").replace("`", " ").split()
-            return self._in_text("\n".join(w for w in words if not self._is_kept(w) and not _NUMBER.fullmatch(w)))
-        return self._in_bytes(path)
+        words = path.read_text(encoding="utf-8").replace("`", " ").split()
+        return self._in_text("\n".join(w for w in words if not self._is_kept(w) and not _NUMBER.fullmatch(w)))
 
     def _is_kept(self, text: str) -> bool:
         return text in self._kept or (is_digest(text) and text not in self._words)
 
+    def _words_of(self, forms: Collection[bytes]) -> set[str]:
+        return {self._of[form] for form in forms}
+
     def _in_text(self, text: str) -> set[str]:
         found = self._text.search(text.encode("utf-8", "surrogatepass"))
         found |= self._text.search(text.lower().encode("utf-8", "surrogatepass"))
-        return {self._of[word] for word in found}
+        return self._words_of(found)
 
-    def _in_bytes(self, path: Path) -> set[str]:
+    def _in_bytes(self, path: Path) -> set[bytes]:
         found: set[bytes] = set()
-        overlap = (self._raw.longest + _PIECE) // _PIECE * _PIECE
+        # What is searched stays aligned to the file's beginning.
+        overlap = -(-max(self._raw.counts, default=0) // _ALIGNED) * _ALIGNED
+        buffer = memoryview(bytearray(overlap + _BLOCK_BYTES))
+        held = 0
         with path.open("rb", buffering=0) as handle:
-            held = b""
-            while block := handle.read(_BLOCK_BYTES):
-                payload = held + block
-                found |= self._raw.search(payload)
-                start = max(0, len(payload) - overlap)
-                held = payload[start - start % _PIECE :]  # what is searched stays aligned to the file's beginning
-        return {self._of[word] for word in found}
+            while count := handle.readinto(buffer[held:]):
+                filled = held + count
+                found |= self._raw.search(buffer[:filled])
+                start = max(0, filled - overlap) // _ALIGNED * _ALIGNED
+                held = filled - start
+                buffer[:held] = bytes(buffer[start:filled])
+        return found
 
     def _in_table(self, path: Path) -> set[str]:
         found: set[str] = set()

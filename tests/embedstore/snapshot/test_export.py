@@ -205,6 +205,13 @@ def test_the_leak_scan_finds_what_the_rules_let_through(store: Store, tmp_path: 
     assert list(tmp_path.glob(".staging-*")) == []
 
 
+def spellings(word: str) -> list[str]:
+    """A word as it is, without capitals, in hexadecimal, and in base64 behind nothing, a byte, two bytes."""
+    raw = word.encode()
+    encoded = [base64.b64encode(before + raw + b"yz").decode() for before in (b"", b"a", b"ab")]
+    return [word, word.lower(), raw.hex(), raw.hex().upper(), *encoded]
+
+
 def test_the_leak_scan_reads_arrays_tables_and_encodings(store: Store, tmp_path: Path) -> None:
     export_of(store, tmp_path / "out")
     word = "MUELLER^ANNA^003"
@@ -212,23 +219,65 @@ def test_the_leak_scan_reads_arrays_tables_and_encodings(store: Store, tmp_path:
     assert scan.scan(tmp_path / "out") == []
     shard = next((tmp_path / "out").rglob("clips/c/0/0"))
     original = shard.read_bytes()
-    for offset in (0, 1, 2, 3, 4093):
-        payload = bytearray(original)
-        payload[offset : offset + len(word)] = word.encode()
-        shard.write_bytes(payload)
-        assert [leak.word for leak in scan.scan(tmp_path / "out")] == [word], offset
+    for form in spellings(word):
+        for offset in (0, 1, 2, 3, 4093):
+            payload = bytearray(original)
+            payload[offset : offset + len(form)] = form.encode()
+            shard.write_bytes(payload)
+            assert [leak.word for leak in scan.scan(tmp_path / "out")] == [word], (form, offset)
     shard.write_bytes(original)
     note = tmp_path / "out" / "README.md"
-    for form in (word, word.lower(), word.encode().hex(), base64.b64encode(b"a" + word.encode()).decode()):
+    for form in spellings(word):
         note.write_text(f"nothing to see: {form} here")
         assert len(scan.scan(tmp_path / "out")) == 1, form
     note.write_text("nothing")
     table = pq.read_table(next((tmp_path / "out").rglob("failures.parquet")))
     column = table.column_names.index("detail")
-    for form in (word, word.lower(), word.encode().hex(), base64.b64encode(b"a" + word.encode()).decode()):
+    for form in spellings(word):
         planted = table.set_column(column, "detail", [[f"about {form}"] * table.num_rows])
         pq.write_table(planted, tmp_path / "out" / "x.parquet")
         assert {leak.file for leak in scan.scan(tmp_path / "out")} == {"x.parquet"}, form
+
+
+def test_words_are_found_where_blocks_of_an_array_meet(tmp_path: Path) -> None:
+    from embedstore.snapshot.leakscan import _BLOCK_BYTES
+
+    words = ["MUELLER^ANNA", "Müller, Änne", "0123456789" * 30]
+    scan = LeakScan([*words, "x" * 400], kept=(), vocabulary="")
+    draw = np.random.default_rng(0)
+    noise = draw.standard_normal(_BLOCK_BYTES, dtype=np.float32).astype(np.float16).tobytes()
+    path = tmp_path / "array"
+    path.write_bytes(noise)
+    assert scan.scan(tmp_path) == []
+    for word in words:
+        for distance in (-200, -5, -1, 0, 397, 401):
+            payload = bytearray(noise)
+            begin = _BLOCK_BYTES + distance
+            payload[begin : begin + len(word.encode())] = word.encode()
+            path.write_bytes(payload)
+            assert [leak.word for leak in scan.scan(tmp_path)] == [word], (word, distance)
+    path.write_bytes(noise + words[0].encode())
+    assert [leak.word for leak in scan.scan(tmp_path)] == [words[0]]
+
+
+def test_what_chance_spells_in_an_array_is_no_leak(tmp_path: Path) -> None:
+    """Of fifty thousand numbers of seven digits some stand in any array of vectors; of longer words none."""
+    short = [f"{number:07d}" for number in range(50_000)]
+    long = [f"{number:012d}" for number in range(1_000)]
+    scan = LeakScan([*short, *long], kept=(), vocabulary="")
+    path = tmp_path / "array"
+    noise = bytearray(16_000_000)
+
+    def planted(words: list[str]) -> set[str]:
+        payload = bytearray(noise)
+        for position, word in enumerate(words):
+            payload[1001 * position : 1001 * position + len(word)] = word.encode()
+        path.write_bytes(payload)
+        return {leak.word for leak in scan.scan(tmp_path)}
+
+    assert planted(short[1::12_500]) == set()  # four, where about one is expected
+    assert planted(short[1::250]) == set(short[1::250])  # chance does not put two hundred there
+    assert planted([long[3], *short[1::12_500]]) == {long[3]}
 
 
 def test_short_ids_are_looked_for_as_cells_not_as_text(tmp_path: Path) -> None:
