@@ -213,7 +213,9 @@ def _say_export(outcome: ExportOutcome) -> None:
         say(f"wrote {path}")
     say(f"snapshot {outcome.snapshot.id}")
     size = f"{outcome.snapshot.n_bytes / 1e6:.1f} MB in {len(outcome.snapshot.files)} files"
-    say(f"{size}, for {outcome.plan.recipient}; tell the recipient the id by another way than the files")
+    if not outcome.snapshot.internal:
+        size += f", for {outcome.plan.recipient}; tell the recipient the id by another way than the files"
+    say(size)
     if outcome.left_out:
         say(f"{outcome.left_out} clips stand in no manifest and stayed here")
     if outcome.snapshot.internal:
@@ -323,6 +325,9 @@ def take_in(
     say(f"snapshot {outcome.snapshot.id[:_PREFIX]}: {outcome.trust}")
     for entry in outcome.snapshot.sets_of(outcome.selection):
         say(f"  {entry.title} on {entry.dataset}: {entry.n_clips} clips")
+    if not outcome.selection.is_whole:
+        absent = len(outcome.snapshot.files) - len(outcome.snapshot.select(outcome.selection))
+        say(f"  {absent} files of the snapshot were left out by choice; the same without the choice completes it")
     for name in outcome.kept_manifests:
         say(f"  {name}: your own manifest stays")
     for note in outcome.notes:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +120,27 @@ def test_a_killed_pull_into_a_folder_is_no_snapshot_and_completes(
 def rests(folder: Path) -> dict[str, bytes]:
     """What a killed writer of this folder's own small files may leave: hidden, and looked at by nobody."""
     return {path.name: path.read_bytes() for path in folder.glob(".partial-*")}
+
+
+def test_an_interrupted_pull_ends_at_once_though_the_server_is_silent(exported: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from embedstore.cli.main import main; main()", "snapshot", "pull"]
+    with fault_server(exported) as server:
+        server.fail("stall", only=r"small.*clips/c/0/0")
+        asked = [*command, server.url, "--store", str(tmp_path / "b")]
+        process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 60
+        while not any("small" in path and "clips/c/0/0" in path for path, _ in server.requests):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and len(errors.strip().splitlines()) == 1, errors
+        assert time.monotonic() - began < 15, time.monotonic() - began  # the server's silence would last twice as long
+        assert not Store.open(tmp_path / "b").entries()
+        server.fail(None)
+        assert subprocess.run(asked, capture_output=True).returncode == 0
+    assert len(Store.open(tmp_path / "b").entries()) == 2
 
 
 @pytest.mark.parametrize("count", MANY)
