@@ -125,7 +125,13 @@ def cutoff_auroc(targets: Targets, values: Floats, *, cutoff: float, draws: int,
     scorer = ClassificationScorer(below, np.column_stack([values, -values]), patients=patients)
     names = np.array([f"at or above {cutoff:g}", f"below {cutoff:g}"])
     refusal = interval_refusal(patients, names[below])
-    return estimate_metrics(scorer, n_patients=scorer.n_patients, draws=draws, seed=seed, refusal=refusal)["auroc"]
+    return estimate_metrics(
+        lambda counts: scorer(counts, ranked=("auroc",)),
+        n_patients=scorer.n_patients,
+        draws=draws,
+        seed=seed,
+        refusal=refusal,
+    )["auroc"]
 
 
 def subgroup_gap(

@@ -7,7 +7,7 @@ is ever its neighbour, whatever the splits say; the metadata control is standard
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -187,7 +187,7 @@ class _ShareScorer:
         self._right = np.bincount(cells, weights=right, minlength=size).reshape(self.n_patients, n_classes)
         self._all = np.bincount(cells, minlength=size).reshape(self.n_patients, n_classes).astype(np.float64)
 
-    def __call__(self, counts: Floats, *, ranked: bool = True) -> dict[str, Floats]:
+    def __call__(self, counts: Floats, *, ranked: Collection[str] = ()) -> dict[str, Floats]:
         """Return each metric for each row of ``counts`` (B, P); those that do not follow from shares are NaN."""
         right, occurring = counts @ self._right, counts @ self._all
         known = occurring > 0

@@ -9,12 +9,14 @@ A metric that has no value (R2 of constant labels, AUROC of one class) is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from evaltools.rankings import Ranking, auroc, average_precision, by_slices, prefix_sums, spearman
 
 __all__ = [
     "METRICS",
@@ -31,7 +33,6 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
 Kind = Literal["regression", "classification"]
 
-_CELLS = 1 << 22  # of a (replicates, rows) matrix held at a time, 32 MiB in float64
 _ROUNDING = 1e-12  # a variance below this share of its own second moment is rounding, not spread
 
 
@@ -79,41 +80,13 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-RANKED = frozenset({"spearman", "auroc", "auprc"})  # those that need the order of predictions, not their sums
+RANKED = ("spearman", "auroc", "auprc")  # those that need the order of predictions, not their sums
+_OF_CLASSES = {"auroc": auroc, "auprc": average_precision}
 
 
 def metric_names(kind: Kind) -> tuple[str, ...]:
     """Return the names of the metrics of one kind, in the order of tables."""
     return tuple(name for name, metric in METRICS.items() if metric.kind == kind and not metric.of_one_class)
-
-
-class _Sorted:
-    """Rows in ascending order of a score, with the bounds of each run of equal scores."""
-
-    def __init__(self, score: Floats) -> None:
-        self.order = np.argsort(score, kind="stable")
-        ascending = score[self.order]
-        fresh = np.concatenate([[True], ascending[1:] != ascending[:-1]])
-        self.starts = np.flatnonzero(fresh)
-        self.ends = np.concatenate([self.starts[1:], [len(score)]]) - 1
-        run = np.cumsum(fresh) - 1
-        self.first, self.last = self.starts[run], self.ends[run]
-        self.tied = len(self.starts) < len(score)
-
-    def below(self, weights: Floats) -> Floats:
-        """Per row the weight of rows with a lower score plus half that of its equals, all (B, n), sorted order."""
-        reached = np.cumsum(weights, axis=1)
-        before = reached - weights
-        if self.tied:
-            reached, before = reached[:, self.last], before[:, self.first]
-        half: Floats = (reached + before) / 2
-        return half
-
-
-def _by_slices(counts: Floats, n_rows: int, score: Callable[[Floats], Floats]) -> Floats:
-    """Score replicates a few at a time, so that memory does not grow with rows times replicates."""
-    step = max(_CELLS // max(n_rows, 1), 1)
-    return np.concatenate([score(counts[start : start + step]) for start in range(0, len(counts), step)])
 
 
 class RegressionScorer:
@@ -134,16 +107,16 @@ class RegressionScorer:
         self._y, self._p = _centred(y_true), _centred(y_pred)
         columns = (np.ones_like(error), np.abs(error), error**2, self._y, self._y**2, self._p, self._p**2)
         self.patient_sums = _patient_sums((*columns, self._y * self._p), patients, self.n_patients)
-        self._sorted_y, self._sorted_p = _Sorted(self._y), _Sorted(self._p)
+        self._rankings = Ranking(self._y, patients), Ranking(self._p, patients)
 
-    def __call__(self, counts: Floats, *, ranked: bool = True) -> dict[str, Floats]:
+    def __call__(self, counts: Floats, *, ranked: Collection[str] = RANKED) -> dict[str, Floats]:
         """Return each metric for each row of ``counts`` (B, P) as an array (B,).
 
-        ``ranked=False`` leaves out Spearman, the slow one.
+        Spearman, the slow one, is there where ``ranked`` names it.
         """
         scores = self.of_sums(counts @ self.patient_sums)
-        if ranked:
-            scores["spearman"] = _by_slices(counts, len(self.patients), self._spearman)
+        if "spearman" in ranked:
+            scores["spearman"] = by_slices(counts, len(self.patients), lambda part: spearman(part, *self._rankings))
         return scores
 
     def of_sums(self, sums: Floats) -> dict[str, Floats]:
@@ -158,23 +131,6 @@ class RegressionScorer:
                 "r2": 1.0 - squared / spread_y,
                 "pearson": np.clip(pearson, -1.0, 1.0),
             }
-
-    def _spearman(self, counts: Floats) -> Floats:
-        weights = counts[:, self.patients]
-        total = weights.sum(axis=1, keepdims=True)
-        deviations = []
-        for ascending in (self._sorted_y, self._sorted_p):
-            below = ascending.below(weights[:, ascending.order])
-            deviation = np.empty_like(below)  # rank - (N + 1) / 2 is the weight below - N / 2
-            deviation[:, ascending.order] = below - total / 2
-            deviations.append(deviation)
-        weighted = weights * deviations[0]
-        covariance = np.einsum("bn,bn->b", weighted, deviations[1])
-        spread_y = np.einsum("bn,bn->b", weighted, deviations[0])
-        spread_p = np.einsum("bn,bn,bn->b", weights, deviations[1], deviations[1])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rho: Floats = np.clip(covariance / np.sqrt(spread_y * spread_p), -1.0, 1.0)
-        return rho
 
 
 def _centred(values: Floats) -> Floats:
@@ -220,16 +176,19 @@ class ClassificationScorer:
         cells = patients * self.n_classes**2 + pairs
         self.patient_sums = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
         occurring = [1] if self.n_classes == 2 else sorted(set(y_true.tolist()))
-        self._versus_rest = [(_Sorted(probabilities[:, k]), y_true == k) for k in occurring]
+        rankings = [Ranking(probabilities[:, k], patients) for k in occurring]
+        self._versus_rest = [(one, (y_true == k)[one.order]) for one, k in zip(rankings, occurring, strict=True)]
 
-    def __call__(self, counts: Floats, *, ranked: bool = True) -> dict[str, Floats]:
+    def __call__(self, counts: Floats, *, ranked: Collection[str] = RANKED) -> dict[str, Floats]:
         """Return each metric for each row of ``counts`` (B, P) as an array (B,).
 
-        ``ranked=False`` leaves out AUROC and AUPRC, the slow ones.
+        AUROC and AUPRC, the slow ones, are there where ``ranked`` names them.
         """
         scores = self.of_sums(counts @ self.patient_sums)
-        if ranked:
-            scores["auroc"], scores["auprc"] = _by_slices(counts, len(self.patients), self._ranked).T
+        names = [name for name in _OF_CLASSES if name in ranked]
+        if names:
+            found = by_slices(counts, len(self.patients), lambda part: self._ranked(part, names))
+            scores |= dict(zip(names, found.T, strict=True))
         return scores
 
     def of_sums(self, sums: Floats) -> dict[str, Floats]:
@@ -244,35 +203,14 @@ class ClassificationScorer:
                 "f1_macro": _mean_known(2 * right / (occurring + predicted)),
             }
 
-    def _ranked(self, counts: Floats) -> Floats:
-        """AUROC and AUPRC, (B, 2)."""
-        weights = counts[:, self.patients]
-        areas, precisions = [], []
-        for ascending, positive in self._versus_rest:
-            sorted_weights = weights[:, ascending.order]
-            is_positive = positive[ascending.order]
-            positives, negatives = sorted_weights * is_positive, sorted_weights * ~is_positive
-            areas.append(_auroc(ascending, positives, negatives))
-            precisions.append(_average_precision(ascending, positives, sorted_weights))
-        return np.column_stack([_mean_known(np.column_stack(areas)), _mean_known(np.column_stack(precisions))])
-
-
-def _auroc(ascending: _Sorted, positives: Floats, negatives: Floats) -> Floats:
-    won = np.einsum("bn,bn->b", positives, ascending.below(negatives))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        area: Floats = won / (positives.sum(axis=1) * negatives.sum(axis=1))
-    return area
-
-
-def _average_precision(ascending: _Sorted, positives: Floats, weights: Floats) -> Floats:
-    """Precision at each distinct threshold, weighted by the recall gained there (no interpolation)."""
-    found = np.cumsum(positives[:, ::-1], axis=1)[:, ::-1][:, ascending.starts]
-    taken = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1][:, ascending.starts]
-    gained = found - np.concatenate([found[:, 1:], np.zeros((len(found), 1))], axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(taken > 0, found / taken, 0.0)
-        average: Floats = np.einsum("bg,bg->b", gained, precision) / found[:, 0]
-    return average
+    def _ranked(self, counts: npt.NDArray[np.int32], names: Sequence[str]) -> Floats:
+        """Rank metrics (B, len(names))."""
+        known: dict[str, list[Floats]] = {name: [] for name in names}
+        for ranking, is_positive in self._versus_rest:
+            prefix = prefix_sums(ranking.weights(counts))
+            for name in names:
+                known[name].append(_OF_CLASSES[name](ranking, is_positive, prefix))
+        return np.column_stack([_mean_known(np.column_stack(of_classes)) for of_classes in known.values()])
 
 
 def _mean_known(values: Floats) -> Floats:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from evaltools.metrics import RANKED, ClassificationScorer, Codes, Floats, RegressionScorer
 from evaltools.resample import DEFAULT_DRAWS, Estimate, estimate_metrics
+from evaltools.swaps import Swapped, swapped_precision, swapped_spearman
 
 __all__ = ["DEFAULT_PERMUTATIONS", "Pair", "PermutationTest", "holm", "paired_difference", "permutation_test"]
 
@@ -52,10 +53,17 @@ class Pair:
         """Return the scorer of the stacked predictions, of 2 P patients."""
         true = np.concatenate([self.y_true, self.y_true])
         patients = np.concatenate([self.patients, self.patients + self.n_patients])
-        predicted = np.concatenate([self.a, self.b])
-        if predicted.ndim == 1:
-            return RegressionScorer(true, predicted, patients=patients)
-        return ClassificationScorer(true, predicted, patients=patients)
+        return _scorer(true, np.concatenate([self.a, self.b]), patients)
+
+    def scorers(self) -> tuple[RegressionScorer | ClassificationScorer, RegressionScorer | ClassificationScorer]:
+        """Return the scorers of A and of B, of P patients each."""
+        return _scorer(self.y_true, self.a, self.patients), _scorer(self.y_true, self.b, self.patients)
+
+
+def _scorer(true: npt.NDArray[Any], predicted: Floats, patients: Codes) -> RegressionScorer | ClassificationScorer:
+    if predicted.ndim == 1:
+        return RegressionScorer(true, predicted, patients=patients)
+    return ClassificationScorer(true, predicted, patients=patients)
 
 
 def paired_difference(
@@ -68,9 +76,10 @@ def paired_difference(
     refusal : str or None
         From `evaltools.resample.interval_refusal`.
     """
-    difference = _Difference(pair, metric)
+    of_a, of_b = pair.scorers()
+    ranked = (metric,) if metric in RANKED else ()
     return estimate_metrics(
-        lambda counts: {metric: difference(np.concatenate([counts, np.zeros_like(counts)], axis=1))},
+        lambda counts: {metric: of_a(counts, ranked=ranked)[metric] - of_b(counts, ranked=ranked)[metric]},
         n_patients=pair.n_patients,
         draws=draws,
         seed=seed,
@@ -84,12 +93,19 @@ class _Difference:
     def __init__(self, pair: Pair, metric: str) -> None:
         self._scorer, self._metric, self._half = pair.scorer(), metric, pair.n_patients
         self._shares = _swap_shares(pair, metric)
+        self._ranked: Swapped | None = None
+        if metric == "spearman" and pair.a.ndim == 1:
+            self._ranked = swapped_spearman(pair.y_true, pair.a, pair.b, pair.patients)
+        if metric == "auprc" and pair.a.ndim == 2:
+            self._ranked = swapped_precision(pair.y_true, pair.a, pair.b, pair.patients)
 
     def swapped(self, kept: Floats) -> Floats:
         """Return the difference where ``kept`` (B, P) has 1 for patients that keep their places and 0 for others."""
         if self._shares is not None:
             apart: Floats = kept @ (2 * self._shares) - self._shares.sum()
             return apart
+        if self._ranked is not None:
+            return self._ranked(kept)
         if self._metric in RANKED:
             return self(np.concatenate([kept, 1.0 - kept], axis=1))
         of_a, of_b = self._scorer.patient_sums[: self._half], self._scorer.patient_sums[self._half :]
@@ -100,7 +116,7 @@ class _Difference:
 
     def __call__(self, counts: Floats) -> Floats:
         swapped = np.concatenate([counts[:, self._half :], counts[:, : self._half]], axis=1)
-        ranked = self._metric in RANKED
+        ranked = (self._metric,) if self._metric in RANKED else ()
         first = self._scorer(counts, ranked=ranked)[self._metric]
         difference: Floats = first - self._scorer(swapped, ranked=ranked)[self._metric]
         return difference

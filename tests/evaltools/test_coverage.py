@@ -25,7 +25,7 @@ def covered(n_sets: int, *, by_patient: bool) -> float:
         y_true = rng.normal(55, 12, len(patients))
         scorer = RegressionScorer(y_true, y_true + error, patients=units)
         estimate = estimate_metrics(
-            lambda counts, scorer=scorer: scorer(counts, ranked=False),  # type: ignore[misc]
+            lambda counts, scorer=scorer: scorer(counts, ranked=()),  # type: ignore[misc]
             n_patients=scorer.n_patients, draws=1000, seed=seed,
         )["mae"]  # fmt: skip
         assert estimate.ci_low is not None and estimate.ci_high is not None

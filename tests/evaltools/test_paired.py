@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import permutation_test as scipy_permutation_test
-from sklearn.metrics import roc_auc_score
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evaltools.metrics import classification_metrics, regression_metrics
 from evaltools.paired import Pair, holm, paired_difference, permutation_test
 from evaltools.resample import patient_draws
+from evaltools.swaps import swapped_precision, swapped_spearman
 
 SEVERAL = np.repeat(np.arange(9), [1, 2, 3, 2, 1, 2, 2, 1, 3])
 
@@ -36,7 +38,7 @@ def score(pair: Pair, metric: str, rows: np.ndarray, predicted: np.ndarray) -> f
     return float(scores(pair.y_true[rows], predicted[rows])[metric])
 
 
-@pytest.mark.parametrize("metric", ["mae", "r2", "spearman", "balanced_accuracy", "auroc"])
+@pytest.mark.parametrize("metric", ["mae", "r2", "spearman", "balanced_accuracy", "auroc", "auprc"])
 def test_the_interval_is_that_of_a_plain_loop_with_the_same_draws(metric: str) -> None:
     patients = np.repeat(np.arange(25), 2)
     pair = regression_pair(patients) if metric in ("mae", "r2", "spearman") else class_pair(patients)
@@ -52,7 +54,9 @@ def test_the_interval_is_that_of_a_plain_loop_with_the_same_draws(metric: str) -
     assert (found.ci_low, found.ci_high) == pytest.approx(tuple(np.quantile(looped, [0.025, 0.975])))
 
 
-@pytest.mark.parametrize("metric", ["mae", "r2", "pearson", "spearman", "f1_macro", "balanced_accuracy", "auroc"])
+@pytest.mark.parametrize(
+    "metric", ["mae", "r2", "pearson", "spearman", "f1_macro", "balanced_accuracy", "auroc", "auprc"]
+)
 def test_the_exact_test_is_that_of_a_plain_loop_over_all_swaps(metric: str) -> None:
     regression = metric in ("mae", "r2", "pearson", "spearman")
     pair = regression_pair(SEVERAL, gain=2.0) if regression else class_pair(SEVERAL)
@@ -122,6 +126,40 @@ def test_clips_taken_for_patients_would_be_too_sure() -> None:
         alone = Pair(y_true=pair.y_true, a=pair.a, b=pair.b, patients=np.arange(len(patients)))
         by_clip.append(permutation_test(alone, metric="mae", permutations=499, seed=seed).p)
     assert np.mean(np.array(by_clip) <= 0.05) > 0.15
+
+
+@pytest.mark.parametrize("step", [0.0, 0.5, 4.0])  # no ties, some, many; both within A or B and between them
+def test_spearman_of_swaps_is_scipys(step: float) -> None:
+    plain = regression_pair(np.repeat(np.arange(15), 3), gain=2.0)
+    pair = plain
+    if step:
+        rounded = (step * np.round(of / step) for of in (plain.y_true, plain.a, plain.b))
+        pair = Pair(**dict(zip(("y_true", "a", "b"), rounded, strict=True)), patients=plain.patients)
+    kept = np.random.default_rng(3).integers(0, 2, (40, 15)).astype(np.float64)
+    found = swapped_spearman(pair.y_true, pair.a, pair.b, pair.patients)(kept)
+    stays = kept[:, pair.patients] == 1
+    for one, apart in zip(stays, found, strict=True):
+        first, second = np.where(one, pair.a, pair.b), np.where(one, pair.b, pair.a)
+        expected = spearmanr(pair.y_true, first).statistic - spearmanr(pair.y_true, second).statistic
+        assert apart == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("digits", [9, 1])
+def test_auprc_of_swaps_is_sklearns(classes: int, digits: int) -> None:
+    rng = np.random.default_rng(5)
+    codes, patients = np.arange(45) % classes, np.repeat(np.arange(15), 3)
+    a, b = (np.round(rng.dirichlet(np.ones(classes), 45), digits) for _ in range(2))
+    kept = rng.integers(0, 2, (40, 15)).astype(np.float64)
+    found = swapped_precision(codes, a, b, patients)(kept)
+
+    def mean_precision(shares: np.ndarray) -> float:
+        of = [1] if classes == 2 else range(classes)
+        return float(np.mean([average_precision_score(codes == k, shares[:, k]) for k in of]))
+
+    for one, apart in zip(kept[:, patients, None] == 1, found, strict=True):
+        expected = mean_precision(np.where(one, a, b)) - mean_precision(np.where(one, b, a))
+        assert apart == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_of_a_swap_is_sklearns() -> None:
