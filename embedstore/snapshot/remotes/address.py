@@ -10,7 +10,7 @@ from embedstore.errors import UnknownNameError
 from embedstore.snapshot.remotes.folder import FolderRemote
 from embedstore.snapshot.remotes.http import HttpRemote
 from embedstore.snapshot.remotes.hub import HubRemote
-from embedstore.snapshot.remotes.remote import Remote
+from embedstore.snapshot.remotes.remote import Remote, without_password
 from embedstore.snapshot.remotes.s3 import S3Remote
 
 __all__ = ["Address", "open_remote"]
@@ -47,7 +47,9 @@ class Address:
         if found is not None:
             return cls(found[1], found[2].lower())
         if "@sha256:" in text:
-            raise UnknownNameError(f"{text!r} ends in no snapshot id: write 64 hexadecimal digits after @sha256:")
+            raise UnknownNameError(
+                f"{without_password(text)!r} ends in no snapshot id: write 64 hexadecimal digits after @sha256:"
+            )
         return cls(text)
 
 
@@ -77,5 +79,5 @@ def open_remote(url: str) -> Remote:
         case "hf":
             return HubRemote(url)
     raise UnknownNameError(
-        f"{url!r}: snapshots lie in a folder, or at https://, s3://BUCKET/FOLDER or hf://datasets/OWNER/NAME"
+        f"{without_password(url)!r}: snapshots lie in a folder, or at https://, s3://BUCKET/FOLDER or hf://datasets/OWNER/NAME"
     )

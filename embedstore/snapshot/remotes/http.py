@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 from embedstore.errors import EmbedstoreError, EnvironmentFailure, HostileInputError, PolicyError, UnknownNameError
 from embedstore.files import FileRecord
 from embedstore.snapshot.remotes.connection import TIMEOUT_S, LiveAnswers, expect_more, is_private_host, make_opener
-from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream
+from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream, without_password
 
 __all__ = ["HttpRemote"]
 
@@ -64,7 +64,7 @@ class HttpRemote:
             parts = urlsplit(url)
             _ = parts.port
         except ValueError as error:
-            raise UnknownNameError(f"{url!r} is no address of a web server: {error}") from error
+            raise UnknownNameError(f"{without_password(url)!r} is no address of a web server: {error}") from error
         if parts.username or parts.password:
             raise HostileInputError("an address that carries a password is not used: it would end up in logs")
         if not parts.hostname or parts.query or parts.fragment or not url.isprintable() or " " in url:

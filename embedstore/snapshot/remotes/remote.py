@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,9 +11,20 @@ from typing import Protocol
 
 from embedstore.files import FileRecord
 
-__all__ = ["BLOCK_BYTES", "Broken", "Remote", "Stream"]
+__all__ = ["BLOCK_BYTES", "Broken", "Remote", "Stream", "without_password"]
 
 BLOCK_BYTES = 512 << 10  # fits the cache of a core, in which it is hashed after it was written
+
+
+def without_password(url: str) -> str:
+    """Return an address as an error may show it.
+
+    Examples
+    --------
+    >>> without_password("s3://key:secret@bucket/echo@sha256:ab")
+    's3://...@bucket/echo@sha256:ab'
+    """
+    return re.sub(r"//[^/@]*@(?!sha256:)", "//...@", url)
 
 
 class Broken(Exception):

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from embedstore.errors import EnvironmentFailure, MissingExtraError, PolicyError, UnknownNameError
 from embedstore.files import FileRecord
 from embedstore.snapshot.remotes.connection import TIMEOUT_S, is_private_host
-from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream
+from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream, without_password
 
 __all__ = ["S3Remote"]
 
@@ -50,7 +50,7 @@ class S3Remote:
             ) from error
         parts = urlsplit(url)
         if not parts.netloc or parts.username:
-            raise UnknownNameError(f"{url!r} names no bucket; write s3://BUCKET/FOLDER")
+            raise UnknownNameError(f"{without_password(url)!r} names no bucket; write s3://BUCKET/FOLDER")
         self._obstore: Any = obstore
         self.url = url.rstrip("/")
         client: dict[str, Any] = {"timeout": _LONGEST_REQUEST}
