@@ -6,6 +6,7 @@ Runs in worker processes; imports neither torch nor the store.
 from __future__ import annotations
 
 import hashlib
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,8 @@ class DecodedClip:
 
 def _read_source(path: Path, limits: DecodeLimits) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe or a device could wait for ever
+            raise MediaError("the path is no regular file", reason="unreadable")
         with path.open("rb") as handle:
             payload = handle.read(limits.max_file_bytes + 1)
     except FileNotFoundError as error:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-import embedstore.snapshot.verify
+from embedstore import files
 from embedstore.described_folder import DescribedFolder
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.manifest import Manifest
+from embedstore.snapshot import references, seals, tags, verify
 from embedstore.snapshot.verify import VerifyProblem
 from embedstore.store import Store
 
@@ -84,9 +85,9 @@ def once(what: str, path: str, read: Callable[[], Any]) -> Any:
 
 
 def read_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let log entries, snapshots, manifests and tables be read once, and sound sets be verified once."""
+    """Let small files, manifests and tables be read once, and sound sets be verified once."""
     log_entry, snapshot, table, manifest = Store.log_entry, Store.snapshot, DescribedFolder.table, Manifest.read
-    verify_set = embedstore.snapshot.verify.verify_set
+    verify_set = verify.verify_set
 
     def path_of(store: Store, place: str, name: Any) -> str:
         """Return a path of the layout, joined once: joining takes longer than looking at the file."""
@@ -102,6 +103,9 @@ def read_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
         if snapshot_id is None:
             return snapshot(store)
         return once("snapshot", path_of(store, "snapshot_file", snapshot_id), lambda: snapshot(store, snapshot_id))
+
+    def read_sealed(path: Path, **limits: int) -> dict[str, Any]:
+        return dict(once("sealed", str(path), lambda: files.read_sealed_json(path, **limits)))
 
     def read_table(opened: DescribedFolder, name: str) -> Any:
         return once("table", f"{opened.folder}/{name}", lambda: table(opened, name))
@@ -120,4 +124,6 @@ def read_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "snapshot", read_snapshot)
     monkeypatch.setattr(DescribedFolder, "table", read_table)
     monkeypatch.setattr(Manifest, "read", lambda path: once("manifest", str(path), lambda: manifest(path)))
-    monkeypatch.setattr(embedstore.snapshot.verify, "verify_set", verify_once)
+    monkeypatch.setattr(verify, "verify_set", verify_once)
+    for module in (references, seals, tags, verify):
+        monkeypatch.setattr(module, "read_sealed_json", read_sealed)

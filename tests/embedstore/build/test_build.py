@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -224,16 +225,19 @@ def test_failures_are_rows_with_reasons_and_pass_later(ready: tuple[Store, Path]
     kept = (root / "p00-c0.avi").read_bytes()
     (root / "p00-c0.avi").unlink()
     (root / "p00-c1.avi").write_bytes(kept)  # other content than its digest says
+    (root / "p01-c0.avi").unlink()
+    os.mkfifo(root / "p01-c0.avi")  # a pipe that nobody writes to must not be waited for
     (outcome,) = build(store)
-    assert (outcome.n_ok, outcome.n_failed) == (6, 4)
+    assert (outcome.n_ok, outcome.n_failed) == (5, 5)
     reasons = {
         row["clip_id"]: row["reason"] for row in store.get(dataset="clips", encoder="stub").failures.to_pylist()
     }
     assert reasons["p00-c0"] == "missing" and reasons["p00-c1"] == "source-changed"
-    assert reasons["empty"] == "empty-file" and set(reasons) == {"broken", "empty", "p00-c0", "p00-c1"}
+    assert reasons["empty"] == "empty-file" and reasons["p01-c0"] == "unreadable"
+    assert set(reasons) == {"broken", "empty", "p00-c0", "p00-c1", "p01-c0"}
     (root / "p00-c0.avi").write_bytes(kept)
     (outcome,) = build(store)
-    assert (outcome.n_ok, outcome.n_failed) == (7, 3)
+    assert (outcome.n_ok, outcome.n_failed) == (6, 4)
     assert verify_store(store, quick=False).ok
 
 
