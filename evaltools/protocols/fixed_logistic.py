@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from evaltools.metrics import Codes, Floats
 from evaltools.protocols.base import Probe
-from evaltools.protocols.logistic import Axes, LogisticPath, log_softmax, logits_of
+from evaltools.protocols.logistic import LogisticPath, log_softmax, logits_of
+from evaltools.protocols.row_space import RowSpace
 
 __all__ = ["FixedLogistic", "NormLogistic"]
 
@@ -51,11 +52,11 @@ class FixedLogistic(LogisticPath):
         self._single = y.ndim == 1
         targets = np.concatenate([y.reshape(len(y), -1), y_val.reshape(len(y_val), -1)])
         features = np.concatenate([X, X_val]).astype(np.float64)
-        self._standardise = self._scaling(features)
+        self._standardise, scaled = self._scaled(features)
         self.n_classes_ = int(targets.max()) + 1
         C = _adaptive(features.shape[1], self.n_classes_) if self.C == "adaptive" else float(self.C)
         self.C_ = np.full(targets.shape[1], C)
-        self._refit(self._standardise(features), targets)
+        self._refit((scaled,), targets)
         return self
 
     def _row_weights(self, targets: Codes) -> Floats | None:
@@ -116,21 +117,21 @@ class NormLogistic(Probe):
         targets = np.concatenate([y.reshape(len(y), -1), y_val.reshape(len(y_val), -1)])
         features = np.concatenate([X, X_val]).astype(np.float64)
         self._offset = features.mean(axis=0)
-        axes = Axes.of(features - self._offset)
+        space = RowSpace.of(features)
         classes = int(targets.max()) + 1
         self.C_ = _adaptive(features.shape[1], classes) if self.C == "adaptive" else float(self.C)
-        fits = [self._minimise(axes, column, classes) for column in targets.T]
-        self.coef_ = np.stack([axes.basis @ weights[:-1] for weights, _ in fits], axis=1)
+        fits = [self._minimise(space, column, classes) for column in targets.T]
+        self.coef_ = np.stack([space.basis @ weights[:-1] for weights, _ in fits], axis=1)
         self.intercept_ = np.stack([weights[-1] for weights, _ in fits])
         self.gradient_norms_ = np.array([norm for _, norm in fits])
         return self
 
-    def _minimise(self, axes: Axes, y: Codes, classes: int) -> tuple[Floats, float]:
+    def _minimise(self, space: RowSpace, y: Codes, classes: int) -> tuple[Floats, float]:
         from scipy.optimize import minimize
 
-        n, n_axes = axes.rows.shape
-        scale = np.append(np.sqrt(n / np.maximum(axes.eigenvalues, 1e-300)), 1.0)[:, None]
-        rows = np.column_stack([axes.rows, np.ones(n)]) * scale[:, 0]
+        n, n_axes = len(space), len(space.eigenvalues)
+        scale = np.append(np.sqrt(n / np.maximum(space.eigenvalues, 1e-300)), 1.0)[:, None]
+        rows = np.column_stack([space.on_axes(), np.ones(n)]) * scale[:, 0]
         truth = (y[:, None] == np.arange(classes)).astype(np.float64)
         strength = 0.5 / self.C_
 

@@ -1,6 +1,6 @@
 """Multinomial logistic regression over a grid of C, by L-BFGS in coordinates that make it converge quickly.
 
-The penalised solution lies in the row space of the features, so they are rotated onto its principal axes once (at
+The penalised solution lies in the row space of the features, so weights are looked for on its principal axes (at
 most min(n, D) of them), and each axis is scaled by the curvature that the loss has along it at uniform
 probabilities. Neither changes the solution; every fit starts at the one of the next smaller C.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -18,32 +19,14 @@ import numpy.typing as npt
 from embedstore.errors import ContentError
 from evaltools.metrics import Codes, Floats
 from evaltools.protocols.base import SCALE_FLOOR, Probe, Standardiser, one_blas_thread
+from evaltools.protocols.cross_entropy import CrossEntropy
 from evaltools.protocols.peak import climb, peak_grid
+from evaltools.protocols.row_space import RowSpace, gram_of
 
-__all__ = ["C_GRID", "Axes", "LogisticPath", "log_softmax", "logits_of"]
+__all__ = ["C_GRID", "LogisticPath", "log_softmax", "logits_of"]
 
 C_GRID: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.linspace(-6, 3, 19))
 _CORRECTIONS = 20  # pairs that L-BFGS remembers
-_RANK = 1e-12  # principal axes below this share of the largest eigenvalue are rounding
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Features (n, R) on the principal axes of their own row space."""
-
-    rows: Floats
-    basis: Floats  # (D, R), orthonormal columns
-    eigenvalues: Floats  # (R,), squared singular values
-
-    @classmethod
-    def of(cls, features: Floats) -> Axes:
-        """Rotate features (n, D)."""
-        wide = features.shape[0] <= features.shape[1]
-        eigenvalues, vectors = np.linalg.eigh(features @ features.T if wide else features.T @ features)
-        kept = eigenvalues > _RANK * max(eigenvalues[-1], 1e-300)
-        eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
-        basis = features.T @ (vectors / np.sqrt(eigenvalues)) if wide else vectors
-        return cls(features @ basis, basis, eigenvalues)
 
 
 @dataclass(frozen=True)
@@ -134,57 +117,73 @@ class LogisticPath(Probe):
         """
         self._single = y.ndim == 1
         targets, targets_val = y.reshape(len(y), -1), y_val.reshape(len(y_val), -1)
-        self._standardise = self._scaling(np.asarray(X, dtype=np.float64))
-        train, val = self._standardise(X), self._standardise(X_val)
+        self._standardise, train = self._scaled(np.asarray(X, dtype=np.float64))
+        val, gram = self._standardise(X_val), gram_of(train)
         self.n_classes_ = int(targets.max()) + 1
         if self.search == "peak":
             self.Cs_ = peak_grid(min(self.Cs), max(self.Cs))
-            path = self._climb(Axes.of(train), targets, val, targets_val)
+            path = self._climb(RowSpace.of(train, gram=gram), targets, val, targets_val)
         else:
             self.Cs_ = np.sort(np.asarray(self.Cs, dtype=np.float64))
-            path = self._path(Axes.of(train), targets, val, targets_val)
+            path = self._path(RowSpace.of(train, gram=gram), targets, val, targets_val)
         best = self.validation_loss_.argmin(axis=0)
         self.C_ = self.Cs_[best]
         for target, position in enumerate(best):
             fit, at = path[target][position]
             self._refuse_unconverged(fit, at, C=self.C_[target])
-        self._refit(np.concatenate([train, val]), np.concatenate([targets, targets_val]))
+        self._refit((train, val), np.concatenate([targets, targets_val]), gram=gram)
         return self
 
-    def _scaling(self, X: Floats) -> Standardiser:
-        return Standardiser.of(X) if self.standardise else Standardiser(X.mean(axis=0), np.ones(X.shape[1]))
+    def _scaled(self, X: Floats) -> tuple[Standardiser, Floats]:
+        if self.standardise:
+            return Standardiser.applied(X)
+        centring = Standardiser(X.mean(axis=0), np.ones(X.shape[1]))
+        return centring, X - centring.mean
 
-    def _validate(self, seen: Floats, fit: _Fit, targets_val: Codes) -> Floats:
-        log_probabilities = log_softmax(logits_of(seen, fit.weights[:-1], fit.weights[-1]))
+    def _validate(self, val: Floats, space: RowSpace, fit: _Fit, targets_val: Codes) -> Floats:
+        coefficients = np.tensordot(space.basis, fit.weights[:-1], axes=1)
+        log_probabilities = log_softmax(logits_of(val, coefficients, fit.weights[-1]))
         if self.choose_by == "accuracy":
             return np.asarray((log_probabilities.argmax(axis=2) != targets_val).mean(axis=0))
         return np.asarray(-np.take_along_axis(log_probabilities, targets_val[:, :, None], axis=2).mean(axis=(0, 2)))
 
-    def _climb(self, axes: Axes, targets: Codes, val: Floats, targets_val: Codes) -> _Tried:
-        seen, tried = val @ axes.basis, []
+    def _climb(self, space: RowSpace, targets: Codes, val: Floats, targets_val: Codes) -> _Tried:
+        tried = []
         self.validation_loss_ = np.full((len(self.Cs_), targets.shape[1]), np.inf)
         for target in range(targets.shape[1]):
             fits: dict[int, tuple[_Fit, int]] = {}
-
-            def losses(position: int, own: int = target, fits: dict[int, tuple[_Fit, int]] = fits) -> float:
-                fit = self._minimise(axes, targets[:, [own]], C=self.Cs_[position], start=None)
-                fits[position] = fit, 0
-                return float(self._validate(seen, fit, targets_val[:, [own]])[0])
-
-            for position, loss in climb(losses, len(self.Cs_)).items():
+            of_target = partial(self._tried, fits, space, targets[:, [target]], val, targets_val[:, [target]])
+            for position, loss in climb(of_target, len(self.Cs_)).items():
                 self.validation_loss_[position, target] = loss
             tried.append(fits)
         return tried
 
-    def _path(self, axes: Axes, targets: Codes, val: Floats, targets_val: Codes) -> _Tried:
-        seen, start, path = val @ axes.basis, None, []
+    def _tried(
+        self,
+        fits: dict[int, tuple[_Fit, int]],
+        space: RowSpace,
+        target: Codes,
+        val: Floats,
+        target_val: Codes,
+        position: int,
+    ) -> float:
+        """Fit one target (n, 1) at one C, keep the fit, and return its validation loss."""
+        fit = self._minimise(self._loss(space, target), C=self.Cs_[position], start=None)
+        fits[position] = fit, 0
+        return float(self._validate(val, space, fit, target_val)[0])
+
+    def _loss(self, space: RowSpace, targets: Codes) -> CrossEntropy:
+        return CrossEntropy(space, targets, n_classes=self.n_classes_, row_weights=self._row_weights(targets))
+
+    def _path(self, space: RowSpace, targets: Codes, val: Floats, targets_val: Codes) -> _Tried:
+        start, path, loss = None, [], self._loss(space, targets)
         losses = np.full((len(self.Cs_), targets.shape[1]), np.inf)
         goes_on = np.ones(targets.shape[1], dtype=np.bool_)
         for position, C in enumerate(self.Cs_):
-            fit = self._minimise(axes, targets, C=C, start=start)
+            fit = self._minimise(loss, C=C, start=start)
             start = fit.weights
             path.append(fit)
-            found = self._validate(seen, fit, targets_val)
+            found = self._validate(val, space, fit, targets_val)
             losses[position, goes_on] = found[goes_on]
             goes_on &= position - losses.argmin(axis=0) < self.patience
             if not goes_on.any():
@@ -196,60 +195,39 @@ class LogisticPath(Probe):
         """Return the weight of every row for every target (n, T), None where all weigh one."""
         return None
 
-    def _refit(self, features: Floats, targets: Codes) -> None:
-        offset = features.mean(axis=0)
-        axes = Axes.of(features - offset)
-        n_targets = targets.shape[1]
-        self.coef_ = np.empty((features.shape[1], n_targets, self.n_classes_))
+    def _refit(self, parts: tuple[Floats, ...], targets: Codes, *, gram: Floats | None = None) -> None:
+        """Fit rows in parts; ``gram`` is of the first of them, see `RowSpace.of`."""
+        space, n_targets = RowSpace.of(*parts, gram=gram), targets.shape[1]
+        offset = sum(part.sum(axis=0) for part in parts) / len(targets)
+        self.coef_ = np.empty((len(offset), n_targets, self.n_classes_))
         self.intercept_ = np.empty((n_targets, self.n_classes_))
         self.gradient_norms_, self.n_iter_ = np.empty(n_targets), 0
         for C in np.unique(self.C_):
             chosen = np.flatnonzero(self.C_ == C)
-            fit = self._minimise(axes, targets[:, chosen], C=C, start=None)
+            fit = self._minimise(self._loss(space, targets[:, chosen]), C=C, start=None)
             for position in range(len(chosen)):
                 self._refuse_unconverged(fit, position, C=C)
-            self.coef_[:, chosen] = np.tensordot(axes.basis, fit.weights[:-1], axes=1)
+            self.coef_[:, chosen] = np.tensordot(space.basis, fit.weights[:-1], axes=1)
             self.intercept_[chosen] = fit.weights[-1]
             self.gradient_norms_[chosen] = fit.gradient_norms
             self.n_iter_ = max(self.n_iter_, fit.iterations)
         self.intercept_ -= np.tensordot(offset, self.coef_, axes=1)
 
-    def _minimise(self, axes: Axes, targets: Codes, *, C: float, start: Floats | None) -> _Fit:
+    def _minimise(self, loss: CrossEntropy, *, C: float, start: Floats | None) -> _Fit:
         """Fit all targets at one C: their sum is one problem, whose parts do not touch each other."""
         from scipy.optimize import minimize
 
-        (n, n_axes), n_targets, classes = axes.rows.shape, targets.shape[1], self.n_classes_
-        free = slice(1, None) if classes == 2 else slice(None)
-        penalty = 1.0 / (C * n)
-        curvature = (classes - 1) / classes**2
-        scale = np.append(1.0 / np.sqrt(curvature * axes.eigenvalues / n + penalty), 1.0 / np.sqrt(curvature))
-        rows = np.column_stack([axes.rows, np.ones(n)]) * scale
-        penalties = (penalty * scale**2)[:, None]
-        penalties[-1] = 0.0
-        shape = (n_axes + 1, n_targets, classes - (classes == 2))
-        truth = (targets[:, :, None] == np.arange(classes)).astype(np.float64)
-        weights_of_rows = self._row_weights(targets)
-        share = 1.0 / n if weights_of_rows is None else weights_of_rows[:, :, None] / n
-
-        def objective(flat: Floats) -> tuple[float, Floats]:
-            theta = flat.reshape(n_axes + 1, -1)
-            logits = (rows @ theta).reshape(n, *shape[1:])
-            if classes == 2:
-                logits = np.concatenate([np.zeros_like(logits), logits], axis=2)
-            log_probabilities = log_softmax(logits)
-            shrunk = penalties * theta
-            loss = -np.vdot(truth * share, log_probabilities) + 0.5 * np.vdot(shrunk, theta)
-            residual = ((np.exp(log_probabilities) - truth) * share)[:, :, free].reshape(n, -1)
-            return float(loss), (rows.T @ residual + shrunk).ravel()
-
-        begin = np.zeros(shape) if start is None else start[:, :, free] / scale[:, None, None]
+        free = slice(1, None) if self.n_classes_ == 2 else slice(None)
+        loss.set_penalty(1.0 / (C * loss.n_rows))
+        scale, shape = loss.scale[:, None, None], loss.shape
+        begin = np.zeros(shape) if start is None else start[:, :, free] / scale
         limits = {"maxiter": self.max_iter, "maxfun": 2 * self.max_iter, "gtol": self.tolerance, "ftol": 0.0}
-        with one_blas_thread() if n_targets == 1 else nullcontext():
+        with one_blas_thread() if loss.n_targets == 1 else nullcontext():
             found = minimize(
-                objective, begin.ravel(), jac=True, method="L-BFGS-B", options={**limits, "maxcor": _CORRECTIONS}
+                loss, begin.ravel(), jac=True, method="L-BFGS-B", options={**limits, "maxcor": _CORRECTIONS}
             )
-        weights = np.zeros((n_axes + 1, n_targets, classes))
-        weights[:, :, free] = found.x.reshape(shape) * scale[:, None, None]
+        weights = np.zeros((*shape[:2], self.n_classes_))
+        weights[:, :, free] = found.x.reshape(shape) * scale
         return _Fit(weights, np.abs(found.jac.reshape(shape)).max(axis=(0, 2)), int(found.nit))
 
     def _refuse_unconverged(self, fit: _Fit, target: int, *, C: float) -> None:
