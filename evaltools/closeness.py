@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,8 @@ class Space:
 
     def scale(self, queries: Floats, gallery: Floats) -> Floats:
         """Return the size (m, 1) of the numbers that are summed for a query's scores: rounding is a share of it."""
+        if self.metric == "cosine" and self.normalize:
+            return np.ones((len(queries), 1))
         lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries))[:, None]
         longest = float(np.sqrt(np.einsum("nd,nd->n", gallery, gallery).max()))
         scale: Floats = lengths * longest if self.metric == "cosine" else (lengths + longest) ** 2
@@ -157,6 +160,13 @@ class ClipPoints:
         ranks[-1] = len(self)  # of no row at all
         return ranks
 
+    @cached_property
+    def squared_lengths(self) -> Floats:
+        """Squared lengths (n,)."""
+        vectors = np.asarray(self.vectors, dtype=np.float64)
+        squares: Floats = np.einsum("nd,nd->n", vectors, vectors)
+        return squares
+
     def refuse_strange(self) -> None:
         """Raise where a vector is not finite.
 
@@ -165,6 +175,8 @@ class ClipPoints:
         VectorError
             The message names clips.
         """
+        if np.isfinite(self.squared_lengths).all():
+            return
         finite = np.isfinite(self.vectors).all(axis=1)
         if not finite.all():
             named = ", ".join(str(clip_id) for clip_id in self.clip_ids[~finite][:_NAMED])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from evaltools.closeness import (
     FLOAT64_STEP,
@@ -24,8 +25,9 @@ from evaltools.closeness import (
     require_one_dimension,
 )
 from evaltools.metrics import Floats
-from evaltools.protocols.base import one_blas_thread
-from evaltools.search_index import build_index, require_index
+from evaltools.placed import Placed
+from evaltools.search_index import build_index, require_index, search_exact
+from evaltools.threads import one_blas_thread
 
 __all__ = ["Neighbours", "nearest", "share_found"]
 
@@ -114,16 +116,20 @@ class _Search:
         n_own = most_own(self.asked, self.held)
         require_candidates(k, len(gallery) - n_own)
         self.k, self.space, self.is_exact, self.exact_scores = k, space, index == "exact", exact_scores
-        self.queries, self.gallery = space.place_both(queries.vectors, gallery.vectors)
+        centre = Placed(gallery, space).mean() if space.metric == "l2" else None  # float32 then has more digits
+        self.queries, self.gallery = (Placed(points, space, centre=centre) for points in (queries, gallery))
         self.ranks = gallery.id_ranks()
         self.excludes = n_own > 0
         self.fetched = min(len(gallery), k + n_own + _SPARE)
-        self.index = build_index(index, self.gallery.astype(np.float32), metric=space.metric, k=self.fetched)
-        self.scale = space.scale(self.queries, self.gallery)
+        self.single = self.gallery.single()
+        self.index = None if self.is_exact else build_index(index, self.single, metric=space.metric, k=self.fetched)
+        self.scale = space.scale(queries.vectors, gallery.vectors)
+        if space.metric == "l2":
+            self.scale = space.scale(self.queries.rows(slice(None)), self.gallery.rows(slice(None)))
 
     def block(self, rows: Rows) -> tuple[Rows, Floats]:
         """Return gallery rows and closeness, both (m, k), for some queries."""
-        raw, found = self.index.search(self.queries[rows].astype(np.float32), self.fetched)
+        raw, found = self._search(self.queries.single(rows))
         closeness = raw.astype(np.float64) if self.space.metric == "cosine" else -raw.astype(np.float64)
         lowest = closeness[:, -1].copy()
         closeness[found < 0] = -np.inf
@@ -131,7 +137,7 @@ class _Search:
             closeness[self.held[found] == self.asked[rows][:, None]] = -np.inf
             first = np.argsort(-closeness, axis=1, kind="stable")
             closeness, found = np.take_along_axis(closeness, first, axis=1), np.take_along_axis(found, first, axis=1)
-        scale, dims = self.scale[rows], self.queries.shape[1]
+        scale, dims = self.scale[rows], self.queries.dims
         unsure = _SAFETY * np.sqrt(dims) * _FLOAT32 * scale
         with one_blas_thread():  # thousands of small products
             self._rescore(closeness, found, rows, unsure)
@@ -144,6 +150,12 @@ class _Search:
         found[np.isneginf(closeness)] = -1
         return found.astype(np.intp), closeness
 
+    def _search(self, queries: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Rows]:
+        if self.index is None:  # no index is made, which would be a copy of the gallery
+            return search_exact(queries, self.single, metric=self.space.metric, k=self.fetched)
+        raw, found = self.index.search(queries, self.fetched)
+        return raw, found
+
     def _rescore(self, closeness: Floats, found: Rows, rows: Rows, unsure: Floats) -> None:
         """Replace scores by those in float64: all, or those that stand closer to another than float32 can tell."""
         known = np.isfinite(closeness)
@@ -155,19 +167,28 @@ class _Search:
             again[:, :-1] = close
             again[:, 1:] |= close
             again &= known
-        for at in np.flatnonzero(again.any(axis=1)):
-            chosen = np.flatnonzero(again[at])
-            closeness[at, chosen] = self.space.closeness(self.queries[rows[at]], self.gallery[found[at, chosen]])
+        lines, places = np.nonzero(again)
+        if not len(lines):
+            return
+        starts = np.flatnonzero(np.diff(lines, prepend=-1))
+        queries, gathered = self.queries.rows(rows[lines[starts]]), np.empty((again.shape[1], self.queries.dims))
+        candidates = found[lines, places]
+        scores = [
+            self.gallery.closeness(query, candidates[start:end], gathered=gathered)
+            for query, start, end in zip(queries, starts, np.append(starts[1:], len(lines)), strict=True)
+        ]
+        closeness[lines, places] = np.concatenate(scores)
 
     def _whole(self, rows: Rows) -> tuple[Rows, Floats]:
         """Search the whole gallery in float64."""
-        scale, dims, n = self.scale[rows], self.queries.shape[1], len(self.gallery)
+        scale, dims, n = self.scale[rows], self.queries.dims, len(self.gallery)
+        gallery = self.gallery.rows(slice(None))
         ranks = np.broadcast_to(self.ranks[:-1], (1, n))
         found, scores = np.empty((len(rows), self.k), dtype=np.intp), np.empty((len(rows), self.k))
         step = max(_WHOLE_CELLS // n, 1)
         for start in range(0, len(rows), step):
             at = rows[start : start + step]
-            closeness = np.stack([self.space.closeness(self.queries[row], self.gallery) for row in at])
+            closeness = np.stack([self.space.closeness(query, gallery) for query in self.queries.rows(at)])
             closeness[self.held[None, :] == self.asked[at][:, None]] = -np.inf
             tie = dims * FLOAT64_STEP * scale[start : start + step]
             order = order_with_ties(closeness, np.repeat(ranks, len(at), axis=0), tie)[:, : self.k]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from embedstore.errors import UnknownNameError, did_you_mean
 
-__all__ = ["INDEXES", "build_index", "require_index"]
+__all__ = ["INDEXES", "build_index", "require_index", "search_exact"]
 
 INDEXES = ("exact", "ivf", "hnsw")
 
@@ -44,6 +44,24 @@ def _one_faiss_thread(faiss: Any) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def search_exact(
+    queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], *, metric: str, k: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
+    """Return scores and rows (m, k) of the nearest vectors, as an index that holds them all gives them.
+
+    Parameters
+    ----------
+    queries, vectors : (m, D), (n, D) float32
+    metric : {"cosine", "l2"}
+        Inner product, or squared Euclidean distance.
+    """
+    import faiss
+
+    code = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    scores, rows = faiss.knn(queries, vectors, k, metric=code)
+    return scores, rows
 
 
 def build_index(kind: str, vectors: npt.NDArray[np.float32], *, metric: str, k: int) -> Any:
