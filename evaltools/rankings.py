@@ -73,10 +73,10 @@ def prefix_sums(weights: Whole) -> Whole:
     return sums
 
 
-def by_slices(counts: Floats, n_rows: int, score: Callable[[Whole], Floats]) -> Floats:
+def by_slices(counts: Floats | Whole, n_rows: int, score: Callable[[Whole], Floats]) -> Floats:
     """Score replicates a few at a time, as whole numbers."""
     step = max(_CELLS // max(n_rows, 1), 1)
-    whole = counts.astype(np.int32)
+    whole = counts.astype(np.int32, copy=False)
     return np.concatenate([score(whole[start : start + step]) for start in range(0, len(whole), step)])
 
 
@@ -114,7 +114,7 @@ def auroc(ranking: Ranking, is_positive: npt.NDArray[np.bool_], prefix: Whole) -
         Sums of the weights.
     """
     at = np.flatnonzero(is_positive)
-    found = np.diff(np.take(prefix, [at, at + 1], axis=1), axis=1)[:, 0]
+    found = np.take(prefix, at + 1, axis=1) - np.take(prefix, at, axis=1)
     before = prefix_sums(found)
     if ranking.tied:
         known = np.concatenate([[0], np.cumsum(is_positive)])
@@ -136,12 +136,13 @@ def average_precision(ranking: Ranking, is_positive: npt.NDArray[np.bool_], pref
     Parameters as `auroc`.
     """
     at = np.flatnonzero(is_positive)
-    found = np.diff(np.take(prefix, [at, at + 1], axis=1), axis=1)[:, 0]
+    found = np.take(prefix, at + 1, axis=1) - np.take(prefix, at, axis=1)
     before = prefix_sums(found)
     thresholds = ranking.first[at]
     start = np.flatnonzero(np.diff(thresholds, prepend=-1))  # the first positive of each run of equal scores
     reached = before[:, -1:] - np.take(before, start, axis=1)  # positives at or above each threshold
-    gained = np.diff(np.take(before, np.append(start, len(at)), axis=1), axis=1)
+    until = np.append(start[1:], len(at))[: len(start)]
+    gained = np.take(before, until, axis=1) - np.take(before, start, axis=1)
     taken = prefix[:, -1:] - np.take(prefix, thresholds[start], axis=1)
     # Nothing is gained where nothing is taken.
     precision = reached / np.maximum(taken, 1)

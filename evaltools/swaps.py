@@ -41,13 +41,16 @@ def swapped_spearman(y_true: Floats, a: Floats, b: Floats, patients: Codes) -> S
         weighted = weights * predicted
         with np.errstate(divide="ignore", invalid="ignore"):
             found = (weighted @ true) / np.sqrt(spread_true * np.einsum("bn,bn->b", weighted, predicted))
-        return np.clip(found, -1.0, 1.0)
+        clipped: Floats = np.clip(found, -1.0, 1.0)
+        return clipped
 
     def difference(counts: npt.NDArray[np.int32]) -> Floats:
         weights = ranking.weights(counts)
         below = ranking.twice_below(prefix_sums(weights)) - n
         first = rho(weights.astype(np.float64), below.astype(np.float64))
-        return first - rho((1 - weights).astype(np.float64), (bounds - 2 * n - below).astype(np.float64))
+        second = rho((1 - weights).astype(np.float64), (bounds - 2 * n - below).astype(np.float64))
+        apart: Floats = first - second
+        return apart
 
     return lambda kept: by_slices(_both(kept), 2 * n, difference)
 
@@ -78,6 +81,7 @@ def swapped_precision(y_true: Codes, a: Floats, b: Floats, patients: Codes) -> S
     return lambda kept: by_slices(_both(kept), 2 * n, difference)
 
 
-def _both(kept: Floats) -> Floats:
+def _both(kept: Floats) -> npt.NDArray[np.int32]:
     """Return how often each patient of A, then of B, stands in A's place."""
-    return np.concatenate([kept, 1.0 - kept], axis=1)
+    whole = kept.astype(np.int32)
+    return np.concatenate([whole, 1 - whole], axis=1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaltools import metrics
+from evaltools import rankings
 from evaltools.metrics import ClassificationScorer, RegressionScorer, classification_metrics, regression_metrics
 from evaltools.resample import Estimate, estimate_metrics, interval_refusal, patient_codes, patient_draws
 
@@ -61,7 +61,7 @@ def test_memory_slices_do_not_change_a_replicate(monkeypatch: pytest.MonkeyPatch
     for scorer in scorers:
         whole = scorer(counts)
         for cells in (1, 90 * 7):
-            monkeypatch.setattr(metrics, "_CELLS", cells)
+            monkeypatch.setattr(rankings, "_CELLS", cells)
             sliced = scorer(counts)
             assert all(sliced[name] == pytest.approx(whole[name], rel=1e-12) for name in whole)
         monkeypatch.undo()
