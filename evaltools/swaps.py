@@ -44,15 +44,15 @@ def swapped_spearman(y_true: Floats, a: Floats, b: Floats, patients: Codes) -> S
         clipped: Floats = np.clip(found, -1.0, 1.0)
         return clipped
 
-    def difference(counts: npt.NDArray[np.int32]) -> Floats:
-        weights = ranking.weights(counts)
+    def difference(kept: npt.NDArray[np.int32]) -> Floats:
+        weights = ranking.weights(_both(kept))
         below = ranking.twice_below(prefix_sums(weights)) - n
         first = rho(weights.astype(np.float64), below.astype(np.float64))
         second = rho((1 - weights).astype(np.float64), (bounds - 2 * n - below).astype(np.float64))
         apart: Floats = first - second
         return apart
 
-    return lambda kept: by_slices(_both(kept), 2 * n, difference)
+    return lambda kept: by_slices(kept, 2 * n, difference)
 
 
 def swapped_precision(y_true: Codes, a: Floats, b: Floats, patients: Codes) -> Swapped:
@@ -70,18 +70,17 @@ def swapped_precision(y_true: Codes, a: Floats, b: Floats, patients: Codes) -> S
     rankings = [Ranking(np.concatenate([a[:, k], b[:, k]]), whose) for k in occurring]
     sides = [(of, (y_true == k)[of.order % n]) for of, k in zip(rankings, occurring, strict=True)]
 
-    def difference(counts: npt.NDArray[np.int32]) -> Floats:
-        apart = np.zeros(len(counts))
+    def difference(kept: npt.NDArray[np.int32]) -> Floats:
+        counts, apart = _both(kept), np.zeros(len(kept))
         for ranking, is_positive in sides:
             prefix = prefix_sums(ranking.weights(counts))
             apart += average_precision(ranking, is_positive, prefix)
             apart -= average_precision(ranking, is_positive, positions - prefix)
         return apart / len(sides)
 
-    return lambda kept: by_slices(_both(kept), 2 * n, difference)
+    return lambda kept: by_slices(kept, 2 * n, difference)
 
 
-def _both(kept: Floats) -> npt.NDArray[np.int32]:
+def _both(kept: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Return how often each patient of A, then of B, stands in A's place."""
-    whole = kept.astype(np.int32)
-    return np.concatenate([whole, 1 - whole], axis=1)
+    return np.concatenate([kept, 1 - kept], axis=1)
