@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from evaltools.metrics import Floats
 from evaltools.neighbours import nearest, share_found
 from evaltools.selection import sets_of
 
-__all__ = ["Neighbour", "find_neighbours", "read_query_file"]
+__all__ = ["Neighbour", "Search", "find_neighbours", "read_query_file"]
 
 _MOST_ROWS = 10_000
 _LABEL_ROLES = ("label", "subgroup")
@@ -65,6 +65,31 @@ class Neighbour:
         return {**fields, "labels": dict(self.labels)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How to look for neighbours.
+
+    Attributes
+    ----------
+    k : int
+        How many a query.
+    space : Space
+        Metric and normalisation.
+    index : str
+        ``exact``, or an approximate index of `evaltools.search_index`.
+    pool : str
+        How the vectors of a clip become one.
+    where : str or None
+        Which clips may be found.
+    """
+
+    k: int = 10
+    space: Space = field(default_factory=Space)
+    index: str = "exact"
+    pool: str = "clip"
+    where: str | None = None
+
+
 def read_query_file(path: Path) -> Floats:
     """Read one vector or several from a ``.npy`` file; nothing is unpickled.
 
@@ -103,11 +128,7 @@ def find_neighbours(
     *,
     datasets: Sequence[str | Path] = (),
     encoders: Sequence[str] = (),
-    k: int = 10,
-    space: Space | None = None,
-    index: str = "exact",
-    pool: str = "clip",
-    where: str | None = None,
+    search: Search | None = None,
 ) -> list[Neighbour]:
     """Return the clips of other patients that are nearest to a query.
 
@@ -117,8 +138,8 @@ def find_neighbours(
         Id of a clip of the data set, or a ``.npy`` file of vectors from the encoder.
     datasets, encoders : sequence of str
         Where to look; without, in every set of the store that has the clip. A file needs one encoder.
-    where : str or None
-        Which clips may be found.
+    search : Search
+        How to look.
 
     Raises
     ------
@@ -127,7 +148,7 @@ def find_neighbours(
     ContentError
         The file cannot be compared, or k is larger than the set.
     """
-    chosen, path = space or Space(), Path(query)
+    chosen, path = search or Search(), Path(query)
     is_file = path.suffix == ".npy" and path.is_file()
     names = list(dict.fromkeys(datasets)) or [entry.name for entry in store.manifests()]
     found: list[Neighbour] = []
@@ -144,16 +165,16 @@ def find_neighbours(
             titles = ", ".join(source.spec.title for source in sources)
             raise AmbiguousNameError(f"vectors in a file are of one encoder; say with --encoder which of {titles}")
         for source in sources:
-            joined = join_clips([source], manifest, pool=require_pool(pool))
+            joined = join_clips([source], manifest, pool=require_pool(chosen.pool))
             asked = _of_file(path, vectors) if vectors is not None else _of_clip(query, joined, source.spec.title)
             if asked.vectors.shape[1] != joined.vectors[0].shape[1]:
                 raise VectorError(
                     f"{path} holds vectors of {asked.vectors.shape[1]} dimensions, and those of {source.spec.title} "
                     f"have {joined.vectors[0].shape[1]}; use vectors of the same encoder"
                 )
-            kept = np.isin(joined.clip_ids.astype(str), _selected(joined, where))
+            kept = np.isin(joined.clip_ids.astype(str), _selected(joined, chosen.where))
             gallery = ClipPoints(joined.vectors[0], joined.clip_ids, joined.patients).take(kept)
-            found += _found(asked, gallery, joined, source.spec.title, k=k, space=chosen, index=index)
+            found += _found(asked, gallery, joined, source.spec.title, chosen)
     if not found:
         raise UnknownNameError(f"there is no file and no clip {query!r}{did_you_mean(query, known[:100_000])}")
     return found
@@ -179,10 +200,11 @@ def _of_clip(query: str, joined: JoinedClips, title: str) -> ClipPoints:
 
 
 def _found(
-    asked: ClipPoints, gallery: ClipPoints, joined: JoinedClips, title: str, *, k: int, space: Space, index: str
+    asked: ClipPoints, gallery: ClipPoints, joined: JoinedClips, title: str, search: Search
 ) -> list[Neighbour]:
-    nearby = nearest(asked, gallery, k=k, space=space, index=index)
-    recall = None if index == "exact" else share_found(nearby, nearest(asked, gallery, k=k, space=space))
+    k, space = search.k, search.space
+    nearby = nearest(asked, gallery, k=k, space=space, index=search.index)
+    recall = None if search.index == "exact" else share_found(nearby, nearest(asked, gallery, k=k, space=space))
     distances = space.distances(nearby.scores)
     labels = _labels(joined)
     return [
@@ -196,7 +218,7 @@ def _found(
             encoder=title,
             labels=labels[str(gallery.clip_ids[row])],
             query_labels=labels.get(str(asked.clip_ids[query]), {}),
-            index=index,
+            index=search.index,
             index_recall=recall,
         )
         for query in range(len(asked))

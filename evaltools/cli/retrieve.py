@@ -76,7 +76,7 @@ def retrieve(store_path: Path, as_json: bool, **given: Any) -> None:
 
 def _print_neighbours(store: Any, names: dict[str, Any], given: dict[str, Any], *, as_json: bool) -> None:
     from evaltools.closeness import Space
-    from evaltools.query import find_neighbours
+    from evaltools.query import Search, find_neighbours
     from evaltools.report.tables import format_neighbours
 
     if len(given["ks"]) > 1 or len(given["pools"]) > 1:
@@ -88,11 +88,13 @@ def _print_neighbours(store: Any, names: dict[str, Any], given: dict[str, Any], 
         names["query"],
         datasets=names["datasets"],
         encoders=names["encoders"],
-        k=given["ks"][0] if given["ks"] else 10,
-        space=Space(given["metric"] or "cosine", given["normalize"] is not False),
-        index=given["index"],
-        pool=given["pools"][0],
-        where=given["where"],
+        search=Search(
+            k=given["ks"][0] if given["ks"] else 10,
+            space=Space(given["metric"] or "cosine", given["normalize"] is not False),
+            index=given["index"],
+            pool=given["pools"][0],
+            where=given["where"],
+        ),
     )
     if as_json:
         emit_json({"neighbours": [one.to_dict() for one in found]})
