@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -204,16 +205,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fault_server(root: Path) -> Iterator[FaultServer]:
-    """Serve a folder on a free loopback port."""
+def fault_server(root: Path, *, tls: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
+    """Serve a folder on a free loopback port, over TLS with a context that has a certificate."""
     owner = FaultServer(root)
     handler = type("Handler", (_Handler,), {"owner": owner})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    owner.url = f"http://127.0.0.1:{server.server_address[1]}"
+    owner.url = f"http{'' if tls is None else 's'}://127.0.0.1:{server.server_address[1]}"
     try:
         yield owner
     finally:

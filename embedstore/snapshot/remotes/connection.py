@@ -8,6 +8,7 @@ import http.client
 import io
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 import urllib.request
@@ -161,8 +162,8 @@ class _Secure(_Connected, http.client.HTTPSConnection):
 class _Opens:
     """Makes the connections of a handler; mixed into urllib's."""
 
-    def __init__(self, live: LiveAnswers) -> None:
-        super().__init__()
+    def __init__(self, live: LiveAnswers, **named: Any) -> None:
+        super().__init__(**named)
         self._live = live
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **named: Any) -> Any:
@@ -228,4 +229,6 @@ def _leads_inside(host: str | None) -> bool:
 
 def make_opener(live: LiveAnswers) -> urllib.request.OpenerDirector:
     """Return an opener; proxies that the environment names are used, since hospital networks have them."""
-    return urllib.request.build_opener(_PlainHandler(live), _SecureHandler(live), _Redirects())
+    context = ssl.create_default_context()  # once: reading the certificates takes longer than a small file
+    context.set_alpn_protocols(["http/1.1"])
+    return urllib.request.build_opener(_PlainHandler(live), _SecureHandler(live, context=context), _Redirects())

@@ -1,7 +1,9 @@
-"""Push and pull: through a folder, a web server that fails in every way, an S3-compatible server, and the hub."""
+"""Push and pull: through a folder, a web server, an S3-compatible server, and the hub."""
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,26 @@ def test_a_redirect_is_followed_without_the_key_to_the_first_host(
     assert first == "Bearer secret" and second is None and set(rest) == {"Bearer secret"}
 
 
+def test_a_server_over_tls_must_prove_who_it_is(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with fault_server(exported, tls=context) as server:
+        with pytest.raises(EnvironmentFailure, match="does not prove who it is"):
+            pull_folder(open_remote(server.url), tmp_path / "got", options=QUICK)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        server.fail("short", times=1, only=r"small.*clips/c/0/0")
+        pull_folder(open_remote(server.url), tmp_path / "got", options=QUICK)
+    assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "[::1]", "169.254.169.254", "10.0.0.8", "0x7f.1", "192.168.1.1", "[fe80::1]", "[::ffff:10.0.0.1]"],
@@ -229,7 +251,6 @@ def test_a_push_that_was_cut_short_shows_nothing_and_goes_on(
 
 
 def test_a_changed_file_is_not_pushed(exported: Path, tmp_path: Path) -> None:
-    import shutil
 
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
