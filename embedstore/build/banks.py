@@ -8,13 +8,12 @@ cannot be loaded loses no set: it is said, and `prompts add` embeds the bank lat
 from __future__ import annotations
 
 import gc
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -22,10 +21,8 @@ import numpy.typing as npt
 
 from embedstore.bank import HEAD_SCHEMA, PROMPT_SCHEMA, BankHeader, VectorBank, write_bank
 from embedstore.build.bank_owner import BankOwner, TextTower, load_tower
-from embedstore.encoder import (
-    TaskHead,
-    load_heads,
-)
+from embedstore.build.provenance import package_versions
+from embedstore.encoder import TaskHead, load_heads
 from embedstore.errors import ContentError, EmbedstoreError, EnvironmentFailure
 from embedstore.identity import digest_json
 from embedstore.layout import BANK_ROWS_FILE
@@ -33,13 +30,7 @@ from embedstore.prompts import Prompt, PromptBank, prompt_banks
 from embedstore.store import Store
 from embedstore.tables import rows_to_table
 
-__all__ = [
-    "HEADS_NAME",
-    "BankOutcome",
-    "embed_banks",
-    "embed_prompts",
-    "store_heads",
-]
+__all__ = ["HEADS_NAME", "BankOutcome", "embed_banks", "embed_prompts", "store_heads"]
 
 HEADS_NAME = "published"
 T = TypeVar("T")
@@ -84,21 +75,15 @@ class BankOutcome:
         }
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _publish(
     store: Store, header: BankHeader, vectors: npt.NDArray[np.float32], rows: Sequence[Mapping[str, Any]], **told: Any
 ) -> VectorBank:
     schema = PROMPT_SCHEMA if header.kind == "prompts" else HEAD_SCHEMA
-    provenance = {"versions": _versions(), "finished": datetime.now(UTC).isoformat(timespec="seconds"), **told}
+    provenance = {
+        "versions": dict(package_versions(_VERSIONED)),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **told,
+    }
     with store.publishing():
         bank_id = write_bank(
             store.layout.prompts,

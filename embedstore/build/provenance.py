@@ -19,15 +19,16 @@ from embedstore.encoder import Encoder, get_card
 from embedstore.errors import UnknownNameError
 from embedstore.identity import canonical_json
 
-__all__ = ["provenance_of", "worker_facts"]
+__all__ = ["package_versions", "provenance_of", "worker_facts"]
 
 _VERSIONED = ("embedstore", "numpy", "pyarrow", "torch", "torchvision", "av", "opencv-python-headless", "pydicom")
 
 
 @cache
-def _versions() -> dict[str, str]:
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
-    for name in _VERSIONED:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -44,7 +45,7 @@ def worker_facts(encoder: Encoder | None) -> dict[str, Any]:
         None where nothing was encoded, so that no device was used.
     """
     return {
-        "versions": dict(_versions()),
+        "versions": dict(package_versions(_VERSIONED)),
         "device": None if encoder is None else getattr(encoder, "device", "cpu"),
         "host_class": f"{platform.system()}-{platform.machine()}-{os.cpu_count()}",
     }

@@ -23,16 +23,9 @@ _EXTRAS = ("device", "frame_kind", "with_steps")
 
 
 class ResidentModels:
-    """The models of a build that are loaded.
-
-    Attributes
-    ----------
-    take_turns : bool
-        Whether a model ever had to make room for another: from then on clips are best encoded in large blocks.
-    """
+    """The models of a build that are loaded."""
 
     def __init__(self) -> None:
-        self.take_turns = False
         # The one used longest ago first; weak, so that a build that is over frees its models at once.
         self._order: list[weakref.ref[Model]] = []
 
@@ -67,8 +60,8 @@ class ResidentModels:
         models = (reference() for reference in self._order)
         return [model for model in models if model is not None and model.encoder is not None]
 
-    def _unload(self, model: Model) -> None:
-        self.take_turns = True
+    @staticmethod
+    def _unload(model: Model) -> None:
         model.encoder = None
         gc.collect()  # torch modules hold cycles
 

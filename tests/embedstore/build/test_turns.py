@@ -281,8 +281,8 @@ def test_what_an_encoder_was_told_is_told_again_when_it_comes_back() -> None:
     model = Model(load, residents)
     other = Model(load, residents)
     model.with_steps = False  # type: ignore[attr-defined]
-    assert model.is_resident and other.is_resident and not residents.take_turns
-    assert residents.clear_but(other) and not model.is_resident and residents.take_turns
+    assert model.is_resident and other.is_resident
+    assert residents.clear_but(other) and not model.is_resident
     model.encode(np.zeros((1, 8, 8), np.float32))
     assert len(loaded) == 3 and loaded[-1].with_steps is False and loaded[1].with_steps is True
     assert not hasattr(Model(lambda: stub_encoder.StubEncoder(spec), residents), "with_steps")
