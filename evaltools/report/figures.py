@@ -1,27 +1,19 @@
-"""One figure a result: predicted against true with limits of agreement, or a confusion matrix. PNG and SVG.
-
-matplotlib is imported when something is drawn, without pyplot and so without global state. Equal results give equal
-SVG files under one matplotlib version.
-"""
+"""One figure a result: predicted against true with limits of agreement, or a confusion matrix."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from typing import Any
 
 import numpy as np
 
-from embedstore.errors import MissingExtraError
+from evaltools.report.drawing import QUIET, figure_files
 from evaltools.report.text import format_estimate, format_number
 from evaltools.result import Result
 
-__all__ = ["FORMATS", "draw_result"]
-
-FORMATS = ("png", "svg")
+__all__ = ["draw_result"]
 
 _AGREEMENT = 1.96  # Bland and Altman, Lancet 1986;1:307-310: mean difference +/- 1.96 standard deviations
-_INK, _ACCENT, _QUIET = "#1f2d3d", "#b5482a", "#8a97a6"
+_INK, _ACCENT = "#1f2d3d", "#b5482a"
 _PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
 
 
@@ -31,41 +23,21 @@ def draw_result(result: Result) -> dict[str, bytes]:
     Returns
     -------
     dict of str to bytes
-        File content by suffix, ``png`` and ``svg``.
-
-    Raises
-    ------
-    MissingExtraError
-        matplotlib is not installed.
+        File content by suffix, ``png`` and ``svg``; raises as `evaltools.report.drawing.figure_files`.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "drawing a figure needs matplotlib; install it with: pip install matplotlib"
-        ) from error
 
-    settings = {"svg.hashsalt": result.stem, "font.size": 9.0, "axes.edgecolor": _QUIET, "axes.linewidth": 0.8}
-    with mpl.rc_context(settings):
+    def draw(new_figure: Any) -> Any:
         if result.task.kind == "regression":
-            figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+            figure = new_figure(figsize=(9.0, 4.6), layout="constrained")
             _draw_agreement(figure, result)
         else:
             size = 3.4 + 0.55 * len(result.predictions.classes)
-            figure = Figure(figsize=(size + 1.2, size + 0.6), layout="constrained")
+            figure = new_figure(figsize=(size + 1.2, size + 0.6), layout="constrained")
             _draw_confusion(figure, result)
         figure.suptitle(_title(result), color=_INK, parse_math=False)
-        return {suffix: _saved(figure, suffix) for suffix in FORMATS}
+        return figure
 
-
-def _saved(figure: Any, suffix: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks: boxes
-        figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
-    return buffer.getvalue()
+    return figure_files(draw, salt=result.stem)
 
 
 def _title(result: Result) -> str:
@@ -89,7 +61,7 @@ def _draw_agreement(figure: Any, result: Result) -> None:
     low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
-    scatter.plot(limits, limits, color=_QUIET, linewidth=1.0, linestyle="--", zorder=1)
+    scatter.plot(limits, limits, color=QUIET, linewidth=1.0, linestyle="--", zorder=1)
     scatter.scatter(true, predicted, s=14, color=_INK, alpha=0.55, linewidths=0, zorder=2)
     scatter.set(xlim=limits, ylim=limits, aspect="equal")
     scatter.set_xlabel(_with_unit("true", unit), parse_math=False)
@@ -110,7 +82,7 @@ def _draw_differences(axes: Any, means: Any, differences: Any, unit: str | None)
     bias = float(differences.mean())
     spread = _AGREEMENT * float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
     axes.scatter(means, differences, s=14, color=_INK, alpha=0.55, linewidths=0)
-    axes.axhline(0.0, color=_QUIET, linewidth=0.8)
+    axes.axhline(0.0, color=QUIET, linewidth=0.8)
     # Lines of equal height would print their texts over each other.
     drawn = ((bias + spread, "upper limit", "--"), (bias, "bias", "-"), (bias - spread, "lower limit", "--"))
     for height, name, style in drawn if spread else drawn[1:2]:

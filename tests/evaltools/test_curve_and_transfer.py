@@ -16,6 +16,7 @@ from evaltools.curve import CurveOptions, curve, curve_manifest, patient_shares
 from evaltools.metrics import regression_metrics
 from evaltools.probe import ProbeOptions, probe_manifest
 from evaltools.report.curve import format_curve, write_curve
+from evaltools.report.curve_figure import draw_curve
 from evaltools.report.text import format_results
 from evaltools.task import get_task
 from evaltools.transfer import transfer, transfer_manifests
@@ -94,6 +95,8 @@ def test_a_curve_of_a_store_is_printed_and_drawn(
     ]
     assert (tmp_path / "out/curve-lvef-toy.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads((tmp_path / "out/curve-lvef-toy.json").read_text())["results"]) == len(results) == 6
+    # A script that matplotlib's font lacks is no warning, and warnings are errors here.
+    assert draw_curve([replace(one, dataset="心臓") for one in results])["png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
