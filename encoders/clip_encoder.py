@@ -143,7 +143,7 @@ class ClipEncoder(TowerEncoder):
     tower : ClipTower
         A torch module.
     spec : EncoderSpec
-        Its ``preprocessing`` is what `encoders.frame_encoder.pixel_record` returns.
+        Its ``preprocessing`` is what `encoders.published_card.pixel_record` returns.
     device : torch.device
     n_frames, side : int
         Frames of a window, and their height and width.

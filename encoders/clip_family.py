@@ -32,17 +32,10 @@ from encoders.clip_towers import (
     sequence_first,
     settings_of,
 )
-from encoders.frame_encoder import (
-    CARDIOBENCH_SAMPLING,
-    FrameEncoder,
-    PublishedCard,
-    cardiobench_variant,
-    check_dim,
-    open_given,
-    pixel_record,
-)
+from encoders.frame_encoder import FrameEncoder
 from encoders.hub import OPEN_CLIP_WEIGHTS
 from encoders.preprocess import CentreCrop, CropAndScale, step_record
+from encoders.published_card import CARDIOBENCH_SAMPLING, PublishedCard, cardiobench_variant, check_dim, pixel_record
 from encoders.resampling import BgrOrder, PillowResize, PillowResizeShortSide
 
 __all__ = [
@@ -302,14 +295,7 @@ def fit(card: EncoderCard, *, variant: str, weights: Path | None) -> EncoderCard
 def load(request: LoadRequest) -> FrameEncoder:
     """Load the image tower of a CLIP; the text tower's tensors are checked too and then left aside.
 
-    Raises
-    ------
-    MissingExtraError
-        torch or open_clip is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
+    Raises as `embedstore.encoder.EncoderLoader`.
     """
     from encoders.device import pick_device
     from encoders.rows import projected_row_by_row
@@ -360,9 +346,7 @@ def load_towers(request: LoadRequest, *, tower: str | tuple[str, ...]) -> Loaded
 
     card = CARDS.get(request.spec.name, CLIP_CARD)
     name = str(request.spec.preprocessing["architecture"])
-    state, file, path = open_given(
-        request, locate=card.locate_weights, names=OPEN_CLIP_WEIGHTS, source=card.weights_source
-    )
+    state, file, path = card.open_weights(request)
     default = _BIOMEDCLIP if name == "biomedclip" else architecture(name)
     config, pixels = settings_of(path, default=default)
     towers, dim = build_towers(config, shapes_of_state(state), source=file)

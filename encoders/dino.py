@@ -17,16 +17,17 @@ from typing import Any
 from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.errors import FormatError
 from embedstore.spec import FrameSampling
-from encoders.frame_encoder import (
-    FrameEncoder,
+from encoders.frame_encoder import FrameEncoder
+from encoders.hub import HF_WEIGHTS
+from encoders.preprocess import CentreCrop
+from encoders.published_card import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     PublishedCard,
     cardiobench_variant,
     check_dim,
-    open_given,
     pixel_record,
 )
-from encoders.hub import HF_WEIGHTS
-from encoders.preprocess import CentreCrop
 from encoders.resampling import FloatResize, PillowResizeShortSide
 
 __all__ = [
@@ -36,16 +37,11 @@ __all__ = [
     "DINOV3_CARD",
     "DINOV3_LARGE_CARD",
     "DINOV3_SMALL_CARD",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "fit",
     "load_v2",
     "load_v3",
 ]
 
-# torchvision's and everybody's means and standard deviations of ImageNet, of grey levels over 255.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _SIDE = 224
 _UNIFORM = FrameSampling("uniform:16")
 
@@ -164,17 +160,7 @@ def fit(card: EncoderCard, *, variant: str, weights: Path | None) -> EncoderCard
 
 
 def load_v2(request: LoadRequest) -> FrameEncoder:
-    """Load a DINOv2.
-
-    Raises
-    ------
-    MissingExtraError
-        torch is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    """
+    """Load a DINOv2; raises as `embedstore.encoder.EncoderLoader`."""
     return _load(request, version=2)
 
 
@@ -187,17 +173,16 @@ def _load(request: LoadRequest, *, version: int) -> FrameEncoder:
     from encoders.device import pick_device
     from encoders.dino_model import DinoSizes, Dinov2, Dinov3
     from encoders.model_folder import shapes_of_state
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
 
     spec = request.spec
     card = CARDS.get(spec.name, DINOV2_CARD if version == 2 else DINOV3_CARD)
-    state, file, _ = open_given(request, locate=card.locate_weights, names=HF_WEIGHTS, source=card.weights_source)
+    state, file, _ = card.open_weights(request)
     state = _respelled(state, _SPELLINGS_V2 if version == 2 else _SPELLINGS_V3, source=file)
     sizes = DinoSizes.read(shapes_of_state(state), version=version, source=file)
     check_dim(spec, dim=sizes.width, side=_SIDE, source=file)
-    with without_initialisation():
-        network = (Dinov2 if version == 2 else Dinov3)(sizes, output=spec.preprocessing["output"])
-    load_exactly(network, state, source=file, may_miss=card.keys_may_miss)
+    made = partial(Dinov2 if version == 2 else Dinov3, sizes, output=spec.preprocessing["output"])
+    network = filled(made, state, source=file, may_miss=card.keys_may_miss)
     return FrameEncoder(network, spec=spec, device=pick_device(request.device), side=_SIDE)
 
 

@@ -7,10 +7,12 @@ mean tokens of its 8 times, 4 frames each. Pixels are grey levels over 255: the 
 
 from __future__ import annotations
 
+from functools import partial
+
 from embedstore.encoder import LoadRequest, Variant
 from embedstore.spec import FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.frame_encoder import PublishedCard, check_dim, open_given, pixel_record
+from encoders.published_card import PublishedCard, check_dim, pixel_record, video_sizes
 from encoders.resampling import PillowResize
 from encoders.window_variants import window_variants
 
@@ -51,9 +53,7 @@ _PRETRAINING = (
 ECHOFM_CARD = PublishedCard(
     name="echofm",
     summary="EchoFM, a masked autoencoder (ViT-L/16, tubelets of 4 frames) trained on echocardiograms.",
-    unit="clip",
-    clip_dim=_DIM,
-    frame_dim=_DIM,
+    **video_sizes(dim=_DIM, n_frames=_FRAMES, side=_SIDE),
     pooling="mean",
     loader="encoders.echofm:load",
     preprocessing=pixel_record(
@@ -63,7 +63,6 @@ ECHOFM_CARD = PublishedCard(
         vectors="raw",
         output="token-mean",
     ),
-    input_size=(3, _FRAMES, _SIDE, _SIDE),
     # data/dataset.py of the authors: 32 frames one after another, short clips begin again; Resize of torchvision on
     # Pillow images, to 224x224 whatever the aspect ratio.
     variants=window_variants(
@@ -97,33 +96,18 @@ ECHOFM_CARD = PublishedCard(
 
 
 def load(request: LoadRequest) -> ClipEncoder:
-    """Load EchoFM.
-
-    Raises
-    ------
-    MissingExtraError
-        torch is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    UnknownNameError
-        The sampling gives other windows than 32 frames.
-    """
+    """Load EchoFM; raises as `embedstore.encoder.EncoderLoader`."""
     from encoders.device import pick_device
     from encoders.echofm_model import EchoFm, EchoFmSizes
     from encoders.model_folder import shapes_of_state
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
 
     spec = request.spec
-    state, file, _ = open_given(
-        request, locate=ECHOFM_CARD.locate_weights, names=_FILES, source=ECHOFM_CARD.weights_source
-    )
+    state, file, _ = ECHOFM_CARD.open_weights(request)
     sizes = EchoFmSizes.read(shapes_of_state(state), source=file)
     check_dim(spec, dim=sizes.width, side=sizes.side, source=file)
-    with without_initialisation():
-        network = EchoFm(sizes, output=spec.preprocessing["output"])
-    load_exactly(network, state, source=file, may_ignore=ECHOFM_CARD.keys_may_ignore)
+    made = partial(EchoFm, sizes, output=spec.preprocessing["output"])
+    network = filled(made, state, source=file, may_ignore=ECHOFM_CARD.keys_may_ignore)
     return ClipEncoder(
         network, spec=spec, device=pick_device(request.device), n_frames=sizes.n_frames, side=sizes.side
     )

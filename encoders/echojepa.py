@@ -6,12 +6,13 @@ vector is the mean of the 1568 tokens of a window; steps are the mean tokens of 
 
 from __future__ import annotations
 
+from functools import partial
+
 from embedstore.encoder import LoadRequest, Variant
 from embedstore.spec import FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
-from encoders.frame_encoder import PublishedCard, check_dim, open_given, pixel_record
 from encoders.preprocess import CentreCrop, ResizeShortSide
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD, PublishedCard, check_dim, pixel_record, video_sizes
 from encoders.window_variants import benchmark_windows, window_variants
 
 __all__ = ["ECHOJEPA_CARD", "load"]
@@ -29,9 +30,7 @@ _VARIANTS = window_variants(_PUBLISHED, n_frames=_FRAMES, padding="repeat-last")
 ECHOJEPA_CARD = PublishedCard(
     name="echojepa",
     summary="EchoJEPA-L, a V-JEPA 2 (ViT-L/16) trained to predict what is hidden of echocardiograms.",
-    unit="clip",
-    clip_dim=_DIM,
-    frame_dim=_DIM,
+    **video_sizes(dim=_DIM, n_frames=_FRAMES, side=_SIDE),
     pooling="mean",
     loader="encoders.echojepa:load",
     preprocessing=pixel_record(
@@ -44,7 +43,6 @@ ECHOJEPA_CARD = PublishedCard(
         vectors="raw",
         output="token-mean",
     ),
-    input_size=(3, _FRAMES, _SIDE, _SIDE),
     variants={**_VARIANTS, **benchmark_windows(side=_SIDE)},
     weights_locator="encoders.hub:locate_nothing",
     weights_names=_FILES,
@@ -66,36 +64,21 @@ ECHOJEPA_CARD = PublishedCard(
 
 
 def load(request: LoadRequest) -> ClipEncoder:
-    """Load EchoJEPA.
-
-    Raises
-    ------
-    MissingExtraError
-        torch is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    UnknownNameError
-        The sampling gives other windows than 16 frames.
-    """
+    """Load EchoJEPA; raises as `embedstore.encoder.EncoderLoader`."""
     from encoders.device import pick_device
     from encoders.model_folder import shape_of, shapes_of_state
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
     from encoders.vjepa2_keys import authors_spelling, from_authors, target_encoder
     from encoders.vjepa2_model import Vjepa2, Vjepa2Sizes
 
     spec = request.spec
-    checkpoint, file, _ = open_given(
-        request, locate=ECHOJEPA_CARD.locate_weights, names=_FILES, source=ECHOJEPA_CARD.weights_source
-    )
+    checkpoint, file, _ = ECHOJEPA_CARD.open_weights(request)
     target = target_encoder(checkpoint, source=file)
     shape_of(shapes_of_state(target), "patch_embed.proj.weight", n_sides=5, source=file)
     state = from_authors(target, source=file)
     del checkpoint, target  # most of the file is the optimizer's
     sizes = Vjepa2Sizes.read(shapes_of_state(state), source=file)
     check_dim(spec, dim=sizes.width, side=_SIDE, source=file)
-    with without_initialisation():
-        network = Vjepa2(sizes, output=spec.preprocessing["output"])
-    load_exactly(network, state, source=file, spelled=authors_spelling)
+    made = partial(Vjepa2, sizes, output=spec.preprocessing["output"])
+    network = filled(made, state, source=file, spelled=authors_spelling)
     return ClipEncoder(network, spec=spec, device=pick_device(request.device), n_frames=_FRAMES, side=_SIDE)

@@ -13,19 +13,18 @@ outside the ultrasound and hands the frames on blue first. That is not offered: 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedstore.encoder import LoadRequest, TaskHead, Variant
-from embedstore.errors import MissingExtraError
+from embedstore.encoder import LoadRequest, TaskHead, Variant, resolve_string
 from embedstore.spec import FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.frame_encoder import FrameEncoder, PublishedCard, check_dim, open_given, pixel_record
+from encoders.frame_encoder import FrameEncoder
 from encoders.preprocess import CropAndScale
+from encoders.published_card import PublishedCard, check_dim, pixel_record
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import torch
 
 __all__ = ["ECHOPRIME_CARD", "ECHOPRIME_VIEW_CARD", "VIEWS", "load", "load_view", "load_view_heads"]
@@ -163,52 +162,29 @@ ECHOPRIME_VIEW_CARD = PublishedCard(
 )
 
 
-def _models() -> ModuleType:
-    try:
-        from encoders import echoprime_model
-    except ImportError as error:
-        raise MissingExtraError(
-            f"echoprime needs the package {error.name}, which is not installed; "
-            "install the extra with: pip install 'embedstore[build]'"
-        ) from error
-    return echoprime_model
+def _model(name: str) -> Any:
+    return resolve_string(f"encoders.echoprime_model:{name}", needed_by="echoprime")
 
 
 def _filled(card: PublishedCard, request: LoadRequest) -> tuple[torch.nn.Module, Path]:
     """Build the network of a card and fill it from the request's file, every key accounted for."""
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
 
-    state, file, _ = open_given(
-        request, locate=card.locate_weights, names=card.weights_names, source=card.weights_source
-    )
-    models = _models()
-    with without_initialisation():
-        network: Any = (
-            models.video_network(dim=_DIM) if card is ECHOPRIME_CARD else models.view_network(n_views=len(VIEWS))
-        )
-    load_exactly(network, state, source=file)
-    return network, file
+    state, file, _ = card.open_weights(request)
+    if card is ECHOPRIME_CARD:
+        made = partial(_model("video_network"), dim=_DIM)
+    else:
+        made = partial(_model("view_network"), n_views=len(VIEWS))
+    return filled(made, state, source=file), file
 
 
 def load(request: LoadRequest) -> ClipEncoder:
-    """Load the video encoder.
-
-    Raises
-    ------
-    MissingExtraError
-        torch or torchvision is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    UnknownNameError
-        The sampling gives other windows than of 16 frames.
-    """
+    """Load the video encoder; raises as `embedstore.encoder.EncoderLoader`."""
     from encoders.device import pick_device
 
     network, _ = _filled(ECHOPRIME_CARD, request)
     return ClipEncoder(
-        _models().VideoTower(network),
+        _model("VideoTower")(network),
         spec=request.spec,
         device=pick_device(request.device),
         n_frames=_FRAMES,
@@ -222,7 +198,7 @@ def load_view(request: LoadRequest) -> FrameEncoder:
 
     network, file = _filled(ECHOPRIME_VIEW_CARD, request)
     check_dim(request.spec, dim=_VIEW_DIM, side=_SIDE, source=file)
-    trunk = _models().view_trunk(network)
+    trunk = _model("view_trunk")(network)
     return FrameEncoder(trunk, spec=request.spec, device=pick_device(request.device), side=_SIDE, channels_last=True)
 
 

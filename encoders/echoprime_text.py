@@ -53,7 +53,7 @@ def load(request: LoadRequest) -> TokenTower:
     from encoders.bert_model import BertSizes
     from encoders.device import check_memory, pick_device
     from encoders.model_folder import open_state, shape_of, shapes_of_state
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
 
     device = pick_device(request.device)
     given = request.weights or ECHOPRIME_CARD.locate_weights()
@@ -76,9 +76,7 @@ def load(request: LoadRequest) -> TokenTower:
     dim = shape_of(shapes, "text_projection.weight", n_sides=2, source=file)[0]
     from encoders.echoprime_model import TextNetwork
 
-    with without_initialisation():
-        network = TextNetwork(sizes, dim=dim)
-    load_exactly(network, state, source=file, may_ignore=_LEFT_ASIDE)
+    network = filled(partial(TextNetwork, sizes, dim=dim), state, source=file, may_ignore=_LEFT_ASIDE)
     tokenizer = _tokenizer(file, given, context=min(CONTEXT, sizes.n_positions))
     check_vocabulary(tokenizer, n_known=sizes.vocabulary, source=file)
     return TokenTower(

@@ -12,10 +12,10 @@ from typing import Any
 from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.errors import MissingExtraError, StorageError
 from embedstore.spec import FrameSampling
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
 from encoders.efficientnet_lite import LITE_MEAN, LITE_STD, EfficientNetLite, installed_file, load_lite
-from encoders.frame_encoder import FrameEncoder, PublishedCard, cardiobench_variant, pixel_record
+from encoders.frame_encoder import FrameEncoder
 from encoders.preprocess import CentreCrop, Resize, SquareCrop, step_record
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD, PublishedCard, cardiobench_variant, pixel_record
 from encoders.resampling import PillowResizeShortSide
 
 __all__ = [

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from embedstore.encoder import LoadRequest, TaskHead, Variant
-from embedstore.errors import MissingExtraError
+from embedstore.encoder import LoadRequest, TaskHead, Variant, resolve_string
 from embedstore.spec import FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
-from encoders.frame_encoder import PublishedCard, open_given, pixel_record
 from encoders.preprocess import CentreCrop, CropAndScale, Resize, step_record
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD, PublishedCard, pixel_record
 from encoders.resampling import BgrOrder
 
 if TYPE_CHECKING:
@@ -186,43 +185,19 @@ PANECHO_CARD = PublishedCard(
 )
 
 
-def _network(n_frames: int) -> PanEchoNetwork:
-    try:
-        from encoders.panecho_model import PanEchoNetwork
-    except ImportError as error:
-        raise MissingExtraError(
-            f"panecho needs the package {error.name}, which is not installed; "
-            "install the extra with: pip install 'embedstore[build]'"
-        ) from error
-    return PanEchoNetwork(n_frames=n_frames, heads={name: task.n_outputs for name, task in TASKS.items()})
-
-
 def _loaded(request: LoadRequest) -> PanEchoNetwork:
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
 
-    card = PANECHO_CARD
-    state, file, _ = open_given(
-        request, locate=card.locate_weights, names=card.weights_names, source=card.weights_source
-    )
-    with without_initialisation():
-        network = _network(_FRAMES)
-    load_exactly(network, state, source=file, may_ignore=card.keys_may_ignore)
-    return network
+    state, file, _ = PANECHO_CARD.open_weights(request)
+    network: type[PanEchoNetwork] = resolve_string("encoders.panecho_model:PanEchoNetwork", needed_by="panecho")
+    made = partial(network, n_frames=_FRAMES, heads={name: task.n_outputs for name, task in TASKS.items()})
+    return filled(made, state, source=file, may_ignore=PANECHO_CARD.keys_may_ignore)
 
 
 def load(request: LoadRequest) -> ClipEncoder:
     """Load the network; its heads are checked too and then left aside.
 
-    Raises
-    ------
-    MissingExtraError
-        torch or torchvision is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    UnknownNameError
-        The sampling gives other windows than of 16 frames.
+    Raises as `embedstore.encoder.EncoderLoader`.
     """
     from encoders.device import pick_device
 

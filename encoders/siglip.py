@@ -15,16 +15,10 @@ from typing import Any
 
 from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.spec import FrameSampling
-from encoders.frame_encoder import (
-    FrameEncoder,
-    PublishedCard,
-    cardiobench_variant,
-    check_dim,
-    open_given,
-    pixel_record,
-)
+from encoders.frame_encoder import FrameEncoder
 from encoders.hub import HF_WEIGHTS
 from encoders.preprocess import step_record
+from encoders.published_card import PublishedCard, cardiobench_variant, check_dim, pixel_record
 from encoders.resampling import PillowResize, TensorflowResize
 
 __all__ = ["MEDSIGLIP_CARD", "SIGLIP2_CARD", "SIGLIP2_SO400M_CARD", "fit", "load"]
@@ -169,15 +163,13 @@ def load_towers(request: LoadRequest, *, tower: str | tuple[str, ...]) -> Loaded
     """Build both towers, check every key of the checkpoint, and fill those that begin with ``tower``."""
     from encoders.model_folder import read_settings, shapes_of_state
     from encoders.siglip_model import SiglipSizes, SiglipTowers
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
 
     card = CARDS.get(request.spec.name, SIGLIP2_CARD)
-    state, file, path = open_given(request, locate=card.locate_weights, names=HF_WEIGHTS, source=card.weights_source)
+    state, file, path = card.open_weights(request)
     settings = read_settings(path, "config.json")
     sizes = SiglipSizes.read(shapes_of_state(state), settings, source=file)
-    with without_initialisation():
-        towers = SiglipTowers(sizes)
-    load_exactly(towers, state, source=file, may_ignore=card.keys_may_ignore, only=tower)
+    towers = filled(partial(SiglipTowers, sizes), state, source=file, may_ignore=card.keys_may_ignore, only=tower)
     side = _side(settings, patch=sizes.patch, grid=sizes.grid, usual=card.input_size[1])
     return LoadedTowers(towers=towers, sizes=sizes, side=side, file=file, path=path)
 
@@ -185,14 +177,7 @@ def load_towers(request: LoadRequest, *, tower: str | tuple[str, ...]) -> Loaded
 def load(request: LoadRequest) -> FrameEncoder:
     """Load the image tower; the text tower's tensors are checked too and then left aside.
 
-    Raises
-    ------
-    MissingExtraError
-        torch is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
+    Raises as `embedstore.encoder.EncoderLoader`.
     """
     from encoders.device import pick_device
 

@@ -9,14 +9,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedstore.errors import FormatError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_exactly", "without_initialisation"]
+__all__ = ["filled", "load_exactly", "without_initialisation"]
+
+Model = TypeVar("Model", bound="torch.nn.Module")
 
 _NAMED_KEYS = 8
 
@@ -89,6 +91,14 @@ def load_exactly(
             "is it another model's file?"
         )
     model.load_state_dict({key: state[key] for key in shared if key.startswith(only)}, strict=False)
+
+
+def filled(make: Callable[[], Model], state: Mapping[str, Any], *, source: Path | str, **accounted: Any) -> Model:
+    """Make a model without drawing its random weights, and fill it; parameters and errors as `load_exactly`."""
+    with without_initialisation():
+        model = make()
+    load_exactly(model, state, source=source, **accounted)
+    return model
 
 
 @contextmanager

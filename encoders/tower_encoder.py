@@ -25,7 +25,7 @@ class TowerEncoder:
     ----------
     network : torch.nn.Module
     spec : EncoderSpec
-        Its ``preprocessing`` is what `encoders.frame_encoder.pixel_record` returns.
+        Its ``preprocessing`` is what `encoders.published_card.pixel_record` returns.
     device : torch.device
     channels_last : bool
         Whether the weights and images lie with the channels last, which some towers run faster on.

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.spec import FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
-from encoders.frame_encoder import PublishedCard, check_dim, open_given, pixel_record
 from encoders.hub import HF_WEIGHTS
 from encoders.preprocess import CentreCrop
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD, PublishedCard, check_dim, pixel_record, video_sizes
 from encoders.resampling import PillowResize, PillowResizeShortSide
 from encoders.videomae_keys import AUTHORS_DECODER, HF_DECODER
 from encoders.window_variants import benchmark_windows, window_variants
@@ -55,9 +55,7 @@ _ECHO_VARIANTS = window_variants(
 VIDEOMAE_CARD = PublishedCard(
     name="videomae",
     summary="VideoMAE, ViT-B/16, a masked autoencoder of videos of the world.",
-    unit="clip",
-    clip_dim=_DIM,
-    frame_dim=_DIM,
+    **video_sizes(dim=_DIM, n_frames=_FRAMES, side=_SIDE),
     pooling="mean",
     loader="encoders.videomae:load",
     fitter="encoders.videomae:fit",
@@ -68,7 +66,6 @@ VIDEOMAE_CARD = PublishedCard(
         vectors="raw",
         output="token-mean",
     ),
-    input_size=(3, _FRAMES, _SIDE, _SIDE),
     variants={**_VIDEOMAE_VARIANTS, **benchmark_windows(side=_SIDE)},
     weights_locator="encoders.hub:locate_videomae",
     weights_fetcher="encoders.hub:fetch",
@@ -95,9 +92,7 @@ VIDEOMAE_CARD = PublishedCard(
 ECHO_VISION_FM_CARD = PublishedCard(
     name="echo-vision-fm",
     summary="Echo-Vision-FM, a VideoMAE (ViT-B/16) trained further on echocardiograms; without its STFF net.",
-    unit="clip",
-    clip_dim=_DIM,
-    frame_dim=_DIM,
+    **video_sizes(dim=_DIM, n_frames=_FRAMES, side=_SIDE),
     pooling="mean",
     loader="encoders.videomae:load_echo_vision_fm",
     preprocessing=pixel_record(
@@ -107,7 +102,6 @@ ECHO_VISION_FM_CARD = PublishedCard(
         vectors="raw",
         output="token-max",
     ),
-    input_size=(3, _FRAMES, _SIDE, _SIDE),
     variants={
         **{title: variant for title, variant in _ECHO_VARIANTS.items() if title != "uniform16"},
         "token-mean": replace(
@@ -157,19 +151,7 @@ def fit(card: EncoderCard, *, variant: str, weights: Path | None) -> EncoderCard
 
 
 def load(request: LoadRequest) -> ClipEncoder:
-    """Load a VideoMAE.
-
-    Raises
-    ------
-    MissingExtraError
-        torch is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    UnknownNameError
-        The sampling gives other windows than 16 frames.
-    """
+    """Load a VideoMAE; raises as `embedstore.encoder.EncoderLoader`."""
     return _load(request, card=VIDEOMAE_CARD)
 
 
@@ -181,14 +163,12 @@ def load_echo_vision_fm(request: LoadRequest) -> ClipEncoder:
 def _load(request: LoadRequest, *, card: PublishedCard) -> ClipEncoder:
     from encoders.device import pick_device
     from encoders.model_folder import read_settings, shapes_of_state
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
     from encoders.videomae_keys import authors_spelling, from_authors, from_hub, is_authors
     from encoders.videomae_model import VideoMae, VideoMaeSizes
 
     spec = request.spec
-    opened, file, path = open_given(
-        request, locate=card.locate_weights, names=card.weights_names, source=card.weights_source
-    )
+    opened, file, path = card.open_weights(request)
     epsilon, decoder = _HF_EPSILON, HF_DECODER
     state: dict[str, Any]
     spelled: Callable[[str], str]
@@ -202,7 +182,6 @@ def _load(request: LoadRequest, *, card: PublishedCard) -> ClipEncoder:
     if card is ECHO_VISION_FM_CARD:
         sizes = replace(sizes, has_norm=False)
     check_dim(spec, dim=sizes.width, side=_SIDE, source=file)
-    with without_initialisation():
-        network = VideoMae(sizes, epsilon=epsilon, output=spec.preprocessing["output"])
-    load_exactly(network, state, source=file, may_ignore=decoder, spelled=spelled)
+    made = partial(VideoMae, sizes, epsilon=epsilon, output=spec.preprocessing["output"])
+    network = filled(made, state, source=file, may_ignore=decoder, spelled=spelled)
     return ClipEncoder(network, spec=spec, device=pick_device(request.device), n_frames=_FRAMES, side=_SIDE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.errors import FormatError
 from embedstore.spec import FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
-from encoders.frame_encoder import PublishedCard, check_dim, open_given, pixel_record
 from encoders.hub import HF_WEIGHTS
 from encoders.preprocess import CentreCrop
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD, PublishedCard, check_dim, pixel_record, video_sizes
 from encoders.resampling import PillowResizeShortSide
 from encoders.window_variants import benchmark_windows, window_of
 
@@ -84,14 +84,11 @@ def _variants(side: int, n_frames: int) -> Mapping[str, Variant]:
 VJEPA2_CARD = PublishedCard(
     name="vjepa2",
     summary="V-JEPA 2, ViT-L/16, trained on videos of the world to predict what is hidden.",
-    unit="clip",
-    clip_dim=_DIM,
-    frame_dim=_DIM,
+    **video_sizes(dim=_DIM, n_frames=_FRAMES, side=_SIDE),
     pooling="mean",
     loader="encoders.vjepa2:load",
     fitter="encoders.vjepa2:fit",
     preprocessing=_preprocessing(_SIDE),
-    input_size=(3, _FRAMES, _SIDE, _SIDE),
     variants=_variants(_SIDE, _FRAMES),
     weights_locator="encoders.hub:locate_vjepa2",
     weights_fetcher="encoders.hub:fetch",
@@ -137,9 +134,7 @@ def fit(card: EncoderCard, *, variant: str, weights: Path | None) -> EncoderCard
         return card
     return replace(
         card,
-        clip_dim=dim,
-        frame_dim=dim,
-        input_size=(3, n_frames, side, side),
+        **video_sizes(dim=dim, n_frames=n_frames, side=side),
         preprocessing=_preprocessing(side),
         variants=_variants(side, n_frames),
     )
@@ -150,35 +145,25 @@ def _is_size(number: Any, *, of: int) -> bool:
 
 
 def load(request: LoadRequest) -> ClipEncoder:
-    """Load a V-JEPA 2.
-
-    Raises
-    ------
-    MissingExtraError
-        torch is not installed.
-    EnvironmentFailure
-        There are no weights, or too little memory.
-    StorageError, CorruptionError, HostileInputError, FormatError
-        The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
-    UnknownNameError
-        The sampling gives no windows of one length.
-    """
+    """Load a V-JEPA 2; raises as `embedstore.encoder.EncoderLoader`."""
     from encoders.device import pick_device
     from encoders.model_folder import shapes_of_state
-    from encoders.state_dict import load_exactly, without_initialisation
+    from encoders.state_dict import filled
     from encoders.vjepa2_model import Vjepa2, Vjepa2Sizes
 
     spec = request.spec
     n_frames, side = window_of(spec)
-    opened, file, _ = open_given(
-        request, locate=VJEPA2_CARD.locate_weights, names=HF_WEIGHTS, source=VJEPA2_CARD.weights_source
-    )
+    opened, file, _ = VJEPA2_CARD.open_weights(request)
     state = {key.removeprefix(_PREFIX): tensor for key, tensor in opened.items()}
     sizes = Vjepa2Sizes.read(shapes_of_state(state), source=file)
     check_dim(spec, dim=sizes.width, side=side, source=file)
-    with without_initialisation():
-        network = Vjepa2(sizes, output=spec.preprocessing["output"])
-    load_exactly(network, state, source=file, may_ignore=VJEPA2_CARD.keys_may_ignore, spelled=_in_file)
+    network = filled(
+        partial(Vjepa2, sizes, output=spec.preprocessing["output"]),
+        state,
+        source=file,
+        may_ignore=VJEPA2_CARD.keys_may_ignore,
+        spelled=_in_file,
+    )
     return ClipEncoder(network, spec=spec, device=pick_device(request.device), n_frames=n_frames, side=side)
 
 

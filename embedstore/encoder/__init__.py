@@ -2,7 +2,7 @@
 
 from embedstore.encoder.card import EncoderCard, Variant
 from embedstore.encoder.lazy_string import resolve_string
-from embedstore.encoder.model import Encoded, Encoder, LoadRequest, Preprocess
+from embedstore.encoder.model import Encoded, Encoder, EncoderLoader, LoadRequest, Preprocess
 from embedstore.encoder.registry import encoder_cards, get_card, load_encoder, load_heads, split_title
 from embedstore.encoder.task_head import ACTIVATIONS, TaskHead
 
@@ -11,6 +11,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderCard",
+    "EncoderLoader",
     "LoadRequest",
     "Preprocess",
     "TaskHead",

@@ -10,8 +10,14 @@ from embedstore.errors import MissingExtraError
 __all__ = ["resolve_string"]
 
 
-def resolve_string(reference: str) -> Any:
+def resolve_string(reference: str, *, needed_by: str | None = None) -> Any:
     """Import ``module:name``; a missing third-party package becomes an error that names the extra.
+
+    Parameters
+    ----------
+    reference : str
+    needed_by : str or None
+        What the error says needs the package, the module itself where None.
 
     Raises
     ------
@@ -26,7 +32,7 @@ def resolve_string(reference: str) -> Any:
         if error.name is not None and error.name.partition(".")[0] in ours:
             raise
         raise MissingExtraError(
-            f"{module_name} needs the package {error.name or error!s}, which is not installed; "
+            f"{needed_by or module_name} needs the package {error.name or error!s}, which is not installed; "
             "install the extra with: pip install 'embedstore[build]'"
         ) from error
     return getattr(module, attribute)

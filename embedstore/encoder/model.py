@@ -90,4 +90,16 @@ class EncoderLoader(Protocol):
     """What a card's ``loader`` string names."""
 
     def __call__(self, request: LoadRequest) -> Encoder:
-        """Build the model, load the weights, return it ready for `Encoder.encode`."""
+        """Build the model, load the weights, return it ready for `Encoder.encode`.
+
+        Raises
+        ------
+        MissingExtraError
+            torch, or another package that the model is made of, is not installed.
+        EnvironmentFailure
+            There are no weights, or too little memory.
+        StorageError, CorruptionError, HostileInputError, FormatError
+            The checkpoint is not there, is damaged or not the one named, wants code to run, or is another model's.
+        UnknownNameError
+            The sampling gives other windows than the model takes.
+        """

@@ -10,13 +10,13 @@ import torch
 
 from embedstore.build.decode import DecodedClip, Prepared
 from embedstore.build.encode import UnitEncoder
-from embedstore.build.plan import PlannedClip
+from embedstore.build.planned import PlannedClip
 from embedstore.build.units import ClipVectors
 from embedstore.errors import ContentError, UnknownNameError
 from embedstore.spec import EncoderSpec, FrameSampling
 from encoders.clip_encoder import ClipEncoder
-from encoders.frame_encoder import pixel_record
 from encoders.preprocess import Resize
+from encoders.published_card import pixel_record
 
 SIDE, FRAMES = 8, 4
 MEAN, STD = [10.0, 20.0, 30.0], [2.0, 4.0, 5.0]

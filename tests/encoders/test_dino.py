@@ -16,9 +16,10 @@ from torchvision import transforms
 from embedstore.encoder import LoadRequest, load_encoder
 from embedstore.errors import EnvironmentFailure, FormatError, StorageError
 from encoders import dino
-from encoders.dino import DINOV2_CARD, DINOV2_LARGE_CARD, DINOV3_CARD, IMAGENET_MEAN, IMAGENET_STD, fit
+from encoders.dino import DINOV2_CARD, DINOV2_LARGE_CARD, DINOV3_CARD, fit
 from encoders.dino_model import DinoSizes, Dinov2, Dinov3
 from encoders.frame_encoder import FrameEncoder
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD
 
 WIDTHS = {"small": 384, "base": 768, "large": 1024}
 

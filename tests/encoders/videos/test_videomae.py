@@ -15,7 +15,7 @@ from small_videos import close
 from torchvision.transforms import v2
 
 from embedstore.errors import FormatError, StorageError
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD
 from encoders.videomae import ECHO_VISION_FM_CARD, VIDEOMAE_CARD, fit
 from encoders.videomae_keys import AUTHORS_DECODER, HF_DECODER
 from encoders.videomae_model import VideoMae, VideoMaeSizes

@@ -14,8 +14,8 @@ from small_videos import close, fused
 
 from embedstore.errors import FormatError, StorageError, UnknownNameError
 from embedstore.spec import FrameSampling
-from encoders.dino import IMAGENET_MEAN, IMAGENET_STD
 from encoders.echojepa import ECHOJEPA_CARD
+from encoders.published_card import IMAGENET_MEAN, IMAGENET_STD
 from encoders.vjepa2 import VJEPA2_CARD, fit
 from encoders.vjepa2_keys import authors_spelling, from_authors
 from encoders.vjepa2_model import Vjepa2, Vjepa2Sizes
