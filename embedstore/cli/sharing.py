@@ -83,6 +83,9 @@ import_options = _together(
         ),
         click.option("--allow-rollback", is_flag=True, help="Accept an older snapshot of the same sender."),
         click.option(
+            "--quarantine-rows", is_flag=True, help="Leave out, and list, clips with vectors that are not finite."
+        ),
+        click.option(
             "--labels-from", type=click.Path(path_type=Path), help="Parquet or CSV with clip_id and your labels."
         ),
         click.option(
@@ -311,6 +314,7 @@ def take_in(
         pinned_id=pinned_id,
         signer_key=options["require_signature"],
         allow_rollback=options["allow_rollback"],
+        quarantine_rows=options["quarantine_rows"],
     )
     joined = []
     with receiving_store(store_path) as store:
@@ -330,6 +334,10 @@ def take_in(
         say(f"  {absent} files of the snapshot were left out by choice; the same without the choice completes it")
     for name in outcome.kept_manifests:
         say(f"  {name}: your own manifest stays")
+    for left in outcome.quarantined:
+        say(f"  {left.encoder} on {left.dataset}: left out, with vectors that are not finite:")
+        for clip_id in left.clips:
+            say(f"    {clip_id}")
     for note in outcome.notes:
         say(f"  note: {note}")
     for join in joined:

@@ -148,6 +148,7 @@ def _refuse_import_options(options: Mapping[str, Any]) -> None:
     """Raise where an option says something about an import that ``--to`` does not make."""
     names = {
         "allow_rollback": "--allow-rollback",
+        "quarantine_rows": "--quarantine-rows",
         "labels_from": "--labels-from",
         "map_file": "--map",
         "join_key": "--join-key",

@@ -99,6 +99,7 @@ def card_bytes(snapshot: SentSnapshot) -> bytes:
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
     "citeAs": "cr:citeAs",
     "column": "cr:column",
     "conformsTo": "dct:conformsTo",
@@ -108,6 +109,7 @@ _CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -116,6 +118,7 @@ _CONTEXT: dict[str, Any] = {
     "fileSet": "cr:fileSet",
     "format": "cr:format",
     "includes": "cr:includes",
+    "isArray": "cr:isArray",
     "isLiveDataset": "cr:isLiveDataset",
     "jsonPath": "cr:jsonPath",
     "key": "cr:key",
@@ -136,7 +139,8 @@ _CONTEXT: dict[str, Any] = {
     "transform": "cr:transform",
 }
 _INDEX_FIELDS = (("row", "sc:Integer"), ("clip_id", "sc:Text"), ("n_frames", "sc:Integer"), ("fps", "sc:Float"))
-_FORMATS = {"table": "application/vnd.apache.parquet", "manifest": "application/vnd.apache.parquet"}
+_PARQUET = "application/x-parquet"  # as Croissant's own library calls it, which reads no other name
+_FORMATS = {"table": _PARQUET, "manifest": _PARQUET}
 
 
 def croissant_bytes(snapshot: SentSnapshot) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from embedstore.bank import VectorBank, check_rows
 from embedstore.embedding_set import TABLE_SCHEMAS, EmbeddingSet
-from embedstore.errors import ContentError, EmbedstoreError, FormatError, HostileInputError, VectorError
+from embedstore.errors import ContentError, FormatError, HostileInputError, VectorError
 from embedstore.files import parse_json, read_file, read_sealed_json
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.layout import (
@@ -27,7 +28,9 @@ from embedstore.layout import (
 )
 from embedstore.manifest import Manifest
 from embedstore.manifest.stored import HEADER_KEY
-from embedstore.shards import ArrayDescription, group_metadata, shard_index
+from embedstore.shards import ArrayDescription, group_metadata
+from embedstore.snapshot.array_checks import ShardCheck, odd_vectors
+from embedstore.snapshot.array_metadata import MAX_ZARR_BYTES, array_of, check_zarr_json
 from embedstore.snapshot.describe import SentSnapshot
 from embedstore.snapshot.parts import PromptsPart, SentDataset, SentSet, one_line
 from embedstore.snapshot.selection import Selection
@@ -35,7 +38,7 @@ from embedstore.snapshot.tables import bound_table, read_table
 from embedstore.snapshot.verify import VerifyProblem, verify_bank, verify_set
 from embedstore.spec import EncoderSpec
 
-__all__ = ["Contents", "check_zarr_json"]
+__all__ = ["Contents", "Findings"]
 
 _DESCRIPTION_KEYS = {"format", "kind", "dataset", "spec", "fingerprint", "arrays", "tables", "metadata"}
 _NEVER_NULL = {
@@ -48,102 +51,24 @@ _SIDES = {
     "frames": (FRAME_INDEX_FILE, "frame_row", "n_frame_rows"),
     "windows": (WINDOW_INDEX_FILE, "window_row", "n_window_rows"),
 }
-_CODECS = {"bytes", "crc32c", "sharding_indexed"}
-_MAX_CHUNK_BYTES = 256 << 20
-_MAX_ZARR_BYTES = 1 << 20
-_MAX_DEPTH = 32
 _MAX_TEXT = 4_096
-Check = Callable[[int, memoryview], None]
+_SHOWN = 5
 
 
-def check_zarr_json(payload: bytes, described: ArrayDescription, *, source: str) -> None:
-    """Hold an array's ``zarr.json`` to the one document that embedstore writes for it, on raw JSON.
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found that refuses no snapshot.
 
-    Raises
-    ------
-    HostileInputError
-        It is anything else; the message says what is wrong first.
+    Attributes
+    ----------
+    notes : tuple of str
+        What a person should know: vectors of zeros, copies, odd lengths.
+    left_out : mapping of str to list of int
+        For each set's folder, rows of its clips with a vector, their own or of a frame or window, that is not finite.
     """
-    if len(payload) > _MAX_ZARR_BYTES:
-        raise HostileInputError(f"{source} is larger than {_MAX_ZARR_BYTES} bytes")
-    document = parse_json(payload, source=source)
-    if not isinstance(document, dict) or document.get("zarr_format") != 3:
-        raise HostileInputError(f"{source} is no Zarr v3 metadata; older formats can run code and are not read")
-    if document.get("data_type") not in ("float16", "float32"):
-        raise HostileInputError(f"{source} has the data type {str(document.get('data_type'))[:40]!r}")
-    strange = sorted(_codec_names(document.get("codecs"), 0) - _CODECS)
-    if strange or document.get("storage_transformers"):
-        raise HostileInputError(f"{source} asks for the codec {(strange or ['a storage transformer'])[0][:40]!r}")
-    if payload != described.zarr_json() and document != parse_json(described.zarr_json(), source=source):
-        raise HostileInputError(f"{source} describes another array than the set's description")
 
-
-def _codec_names(codecs: Any, depth: int) -> set[str]:
-    found: set[str] = set()
-    if depth > _MAX_DEPTH:
-        return {"nested codecs"}
-    for codec in codecs if isinstance(codecs, list) else []:
-        if not isinstance(codec, dict):
-            found.add(str(codec))
-            continue
-        found.add(str(codec.get("name")))
-        configuration = codec.get("configuration")
-        if isinstance(configuration, dict):
-            for key in ("codecs", "index_codecs"):
-                found |= _codec_names(configuration.get(key), depth + 1)
-    return found
-
-
-def _array_of(fields: Any, *, source: str) -> ArrayDescription:
-    try:
-        described = ArrayDescription.from_dict(fields)
-        names = {"zarr.json", *(f"c/{shard}/0" for shard in range(min(described.n_shards, len(fields["files"]))))}
-        sizes = {f"c/{shard}/0": sum(described.shard_bytes(shard)) for shard in range(len(names) - 1)}
-    except EmbedstoreError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise FormatError(f"{source} describes an array that is none: {error}") from error
-    if described.chunk_rows * described.row_bytes > _MAX_CHUNK_BYTES:
-        raise HostileInputError(f"{source} has chunks of more than {_MAX_CHUNK_BYTES} bytes")
-    if described.shard_rows * described.row_bytes > 2 * _MAX_CHUNK_BYTES:
-        raise HostileInputError(f"{source} has shards of more than {2 * _MAX_CHUNK_BYTES} bytes")
-    if set(described.files) != names or len(names) != described.n_shards + 1:
-        raise HostileInputError(f"{source} lists other files of an array than its shape asks for")
-    if any(described.files[name].size != size for name, size in sizes.items()):
-        raise HostileInputError(f"{source} lists a shard in another size than its shape asks for")
-    return described
-
-
-def _shard_check(described: ArrayDescription, shard: int, *, source: str) -> Check:
-    """Return a function that looks at a shard's bytes as they pass: finite values, zero padding, the exact index."""
-    start, stop = described.shard_span(shard)
-    rows_bytes = (stop - start) * described.row_bytes
-    data_bytes, _ = described.shard_bytes(shard)
-    n_chunks = data_bytes // (described.chunk_rows * described.row_bytes)
-    index = shard_index(
-        n_chunks, described.chunk_rows * described.row_bytes, described.shard_rows // described.chunk_rows
-    )
-    # A number is not finite where all bits of its exponent are set.
-    word, exponent = (np.dtype("<u2"), 0x7C00) if described.dtype == "float16" else (np.dtype("<u4"), 0x7F800000)
-    mask: Any = word.type(exponent)
-
-    def check(at: int, block: memoryview) -> None:
-        inside = block[: max(0, min(len(block), rows_bytes - at))]
-        values: Any = np.frombuffer(inside[: len(inside) - len(inside) % word.itemsize], dtype=word)
-        wrong = np.flatnonzero((values & mask) == mask)
-        if wrong.size:
-            row = start + (at + int(wrong[0]) * word.itemsize) // described.row_bytes
-            raise VectorError(f"{source}: row {row} is not finite; the snapshot is refused")
-        padding = block[max(0, rows_bytes - at) : max(0, data_bytes - at)]
-        if bytes(padding).strip(b"\0"):
-            raise HostileInputError(f"{source}: other bytes stand behind the last row")
-        if at + len(block) > data_bytes:
-            first = max(0, at - data_bytes)
-            found = block[max(0, data_bytes - at) :]
-            if bytes(found) != index[first : first + len(found)]:
-                raise HostileInputError(f"{source}: the shard's index is not the one of its rows")
-
-    return check
+    notes: tuple[str, ...]
+    left_out: Mapping[str, list[int]]
 
 
 class Contents:
@@ -163,22 +88,23 @@ class Contents:
         self._sets: list[tuple[SentSet, EmbeddingSet]] = []
         self._banks: list[tuple[PromptsPart, VectorBank]] = []
         self._clips: dict[str, frozenset[str]] = {}
+        self._looked: dict[str, list[ShardCheck]] = {}
 
     # -- before the arrays ----------------------------------------------------------------------------------
 
-    def check_small(self) -> Mapping[str, Check]:
+    def check_small(self) -> Mapping[str, ShardCheck]:
         """Check everything but the arrays.
 
         Returns
         -------
-        mapping of str to callable
-            For each shard file, what to do with its bytes as they are copied.
+        mapping of str to ShardCheck
+            For each shard file, what looks at its bytes as they are copied.
         """
         chosen = {file.path for file in self._snapshot.select(self._selection)}
         for dataset in self._snapshot.datasets:
             if dataset.manifest_path in chosen:
                 self._clips[dataset.name] = self._check_manifest(dataset)
-        checks: dict[str, Check] = {}
+        checks: dict[str, ShardCheck] = {}
         for entry in self._snapshot.sets_of(self._selection):
             checks |= self._check_set(entry)
         for part in self._snapshot.prompts:
@@ -228,7 +154,7 @@ class Contents:
         if any(listed[name] != record for name, record in files.items()):
             raise HostileInputError(f"{folder}: the description and the snapshot list a file with other digests")
 
-    def _check_set(self, entry: SentSet) -> dict[str, Check]:
+    def _check_set(self, entry: SentSet) -> dict[str, ShardCheck]:
         folder = entry.folder
         described = self._description(folder, entry.set_id)
         where = f"{folder}/{DESCRIPTION_FILE}"
@@ -238,7 +164,7 @@ class Contents:
             spec = EncoderSpec.from_dict(described["spec"])
             is_exact = spec.to_dict() == described["spec"] and spec.fingerprint == described["fingerprint"]
             opened = EmbeddingSet(self._folder / folder, entry.set_id, described)
-            arrays = {kind: _array_of(fields, source=where) for kind, fields in described["arrays"].items()}
+            arrays = {kind: array_of(fields, source=where) for kind, fields in described["arrays"].items()}
             files = dict(opened.files())
             rows = {name: table["rows"] for name, table in described["tables"].items()}
         except ContentError:
@@ -277,15 +203,16 @@ class Contents:
         return self._shard_checks(folder, kept)
 
     def _read(self, folder: str, name: str) -> bytes:
-        return read_file(self._folder / folder / name, max_bytes=_MAX_ZARR_BYTES)
+        return read_file(self._folder / folder / name, max_bytes=MAX_ZARR_BYTES)
 
-    @staticmethod
-    def _shard_checks(folder: str, arrays: Mapping[str, ArrayDescription]) -> dict[str, Check]:
-        return {
-            f"{folder}/{kind}/c/{shard}/0": _shard_check(array, shard, source=f"{folder}/{kind}")
-            for kind, array in arrays.items()
-            for shard in range(array.n_shards)
-        }
+    def _shard_checks(self, folder: str, arrays: Mapping[str, ArrayDescription]) -> dict[str, ShardCheck]:
+        made = {}
+        for kind, array in arrays.items():
+            where = f"{folder}/{kind}"
+            checks = [ShardCheck(array, shard, source=where) for shard in range(array.n_shards)]
+            self._looked[where] = checks
+            made |= {f"{where}/c/{shard}/0": check for shard, check in enumerate(checks)}
+        return made
 
     def _check_tables(self, entry: SentSet, arrays: Mapping[str, ArrayDescription], rows: Mapping[str, int]) -> None:
         names = [INDEX_FILE, FAILURES_FILE, *(_SIDES[kind][0] for kind in arrays if kind in _SIDES)]
@@ -333,12 +260,12 @@ class Contents:
         if not is_sound or side.num_rows != n_rows:
             raise HostileInputError(f"{entry.folder}: {kind} do not follow the index")
 
-    def _check_bank(self, part: PromptsPart) -> dict[str, Check]:
+    def _check_bank(self, part: PromptsPart) -> dict[str, ShardCheck]:
         described = self._description(part.folder, part.id)
         where = f"{part.folder}/{DESCRIPTION_FILE}"
         try:
             bank = VectorBank.open(self._folder / part.folder, bank_id=part.id)
-            array = _array_of(described["arrays"][BANK_ARRAY], source=where)
+            array = array_of(described["arrays"][BANK_ARRAY], source=where)
             files = dict(bank.files())
             for name, table in described["tables"].items():
                 bound_table(self._folder / part.folder / name, n_rows=table["rows"])
@@ -364,34 +291,57 @@ class Contents:
 
     # -- after the arrays -----------------------------------------------------------------------------------
 
-    def check_arrays(self) -> list[str]:
-        """Check what needs the arrays to be there, and return what a person should know."""
-        notes = []
+    def check_arrays(self, *, quarantine_rows: bool = False) -> Findings:
+        """Check what needs the arrays to be there.
+
+        Parameters
+        ----------
+        quarantine_rows : bool
+            Say which clips have vectors that are not finite, instead of refusing them.
+
+        Raises
+        ------
+        VectorError
+            A row is not finite.
+        """
+        notes: list[str] = []
+        left_out = {}
         for entry, opened in self._sets:
             if not self._selection.clips_only:
                 self._refuse_problems(verify_set(opened, quick=True, prefix=f"{entry.folder}/"))
-            notes += _odd_rows(opened)
+            rows = self._not_finite(entry, opened, is_told=quarantine_rows)
+            if rows:
+                left_out[entry.folder] = rows
+            if len(rows) == len(opened):
+                raise VectorError(f"{entry.folder}: every clip has a vector that is not finite")
+            notes += odd_vectors(opened, without=rows)
         for part, bank in self._banks:
             self._refuse_problems(verify_bank(bank, quick=True, prefix=f"{part.folder}/"))
-        return notes
+            self._rows_of(f"{part.folder}/{BANK_ARRAY}", is_told=False)
+        return Findings(notes=tuple(notes), left_out=left_out)
+
+    def _rows_of(self, where: str, *, is_told: bool) -> list[int]:
+        """Return the rows of an array that are not finite, or refuse them."""
+        rows = sorted(row for check in self._looked.get(where, ()) for row in check.not_finite)
+        if rows and not is_told:
+            shown = ", ".join(map(str, rows[:_SHOWN])) + (f" and {len(rows) - _SHOWN} more" if rows[_SHOWN:] else "")
+            hint = "" if where.startswith("prompts/") else "; --quarantine-rows leaves their clips out"
+            raise VectorError(f"{where}: row {shown} is not finite, so the snapshot is refused{hint}")
+        return rows
+
+    def _not_finite(self, entry: SentSet, opened: EmbeddingSet, *, is_told: bool) -> list[int]:
+        """Return the rows of clips of which some vector is not finite."""
+        found = set(self._rows_of(f"{entry.folder}/clips", is_told=is_told))
+        for kind, (_, start_column, _) in _SIDES.items():
+            rows = self._rows_of(f"{entry.folder}/{kind}", is_told=is_told)
+            if rows:
+                # Rows of a clip without any begin where the next clip's do: the last of several is the owner.
+                starts = opened.index.column(start_column).to_numpy()
+                found.update((np.searchsorted(starts, rows, side="right") - 1).tolist())
+        return sorted(found)
 
     @staticmethod
     def _refuse_problems(found: Any) -> None:
         for problem in found:
             if isinstance(problem, VerifyProblem):
                 raise HostileInputError(f"{problem.file}: {problem.kind}: {problem.detail}")
-
-
-def _odd_rows(opened: EmbeddingSet) -> list[str]:
-    """Return a note where clips have vectors of zeros, or the same vector as another clip."""
-    raw = opened.clips.raw
-    n_zero, digests = 0, []
-    for block in raw.blocks(0, len(raw)):
-        n_zero += int((~block.any(axis=1)).sum())
-        block = block + block.dtype.type(0)  # one zero, not two
-        digests.append(block.view(np.dtype((np.void, block.shape[1] * block.itemsize))).ravel())
-    title = f"{opened.spec.title} on {opened.dataset}"
-    notes = [f"{title}: {n_zero} clips have a vector of zeros"] if n_zero else []
-    rows = np.concatenate(digests) if digests else np.empty(0)
-    n_same = len(rows) - len(np.unique(rows)) if len(rows) else 0
-    return [*notes, f"{title}: {n_same} clips have the same vector as another"] if n_same else notes

@@ -9,30 +9,30 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from embedstore.embedding_set import EmbeddingSet, SetWriter
 from embedstore.errors import ContentError, PolicyError, UnknownNameError
-from embedstore.files import create_file, hash_file, read_file, rename_folder, seal_json, storage_errors
-from embedstore.history import ManifestEntry, SetEntry, Snapshot
-from embedstore.layout import FAILURES_FILE, INDEX_FILE
+from embedstore.history import SetEntry, Snapshot
 from embedstore.manifest import Manifest
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
-from embedstore.snapshot.parts import SentDataset, SentSet
+from embedstore.snapshot.narrowed import NARROWED_FROM
+from embedstore.snapshot.parts import SentDataset
+from embedstore.snapshot.placing import (
+    QuarantinedClips,
+    keep_document,
+    place_banks,
+    place_manifest,
+    place_set,
+    quarantined_clips,
+)
 from embedstore.snapshot.quarantine import Inspected, Quarantine, quarantine
-from embedstore.snapshot.received import RECEIVED_FILE, Received, read_received
+from embedstore.snapshot.received import Received, read_received
 from embedstore.snapshot.selection import Selection, read_partial
 from embedstore.snapshot.signature import Signature, check_signature, read_signature
-from embedstore.snapshot.staging import staging_folder, sync_folders
 from embedstore.store import Store
 
-__all__ = ["ImportOutcome", "ImportRequest", "import_snapshot", "take_in"]
-
-_NARROWED_FROM = "narrowed_from"  # in the provenance of a set of which only the clips were taken
+__all__ = ["ImportOutcome", "ImportRequest", "QuarantinedClips", "import_snapshot", "take_in"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,15 @@ class ImportRequest:
         A public key, or a file of allowed signers, one of which must have signed.
     allow_rollback : bool
         Accept an older snapshot of a sender of whom a newer one was imported.
+    quarantine_rows : bool
+        Leave clips out of which a vector is not finite, instead of refusing the snapshot.
     """
 
     selection: Selection = field(default_factory=Selection)
     pinned_id: str | None = None
     signer_key: Path | None = None
     allow_rollback: bool = False
+    quarantine_rows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class ImportOutcome:
         Ids of the sets, as they stand in the store.
     kept_manifests : tuple of str
         Data sets for which the store kept its own manifest.
+    quarantined : tuple of QuarantinedClips
     notes : tuple of str
     """
 
@@ -81,6 +85,7 @@ class ImportOutcome:
     store_snapshot: str
     sets: tuple[str, ...]
     kept_manifests: tuple[str, ...] = ()
+    quarantined: tuple[QuarantinedClips, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,6 +104,7 @@ class ImportOutcome:
             "datasets": sorted({entry.dataset for entry in self.snapshot.sets_of(self.selection)}),
             "kept_manifests": list(self.kept_manifests),
             "partial": not self.selection.is_whole,
+            "quarantined": [entry.to_dict() for entry in self.quarantined],
             "notes": list(self.notes),
         }
 
@@ -127,7 +133,12 @@ def import_snapshot(
     present = _present_part(source)
     selection = asked.selection if present.is_whole else _narrowed(asked.selection, present)
     with nullcontext(Quarantine(source)) if in_place else quarantine(store) as held:
-        inspected = held.inspect(None if in_place else source, selection=selection, is_partial=not present.is_whole)
+        inspected = held.inspect(
+            None if in_place else source,
+            selection=selection,
+            is_partial=not present.is_whole,
+            quarantine_rows=asked.quarantine_rows,
+        )
         signature = read_signature(source)
         return take_in(store, held, inspected, asked, signature=signature)
 
@@ -172,16 +183,16 @@ def take_in(
     sets = snapshot.sets_of(inspected.selection)
     with store.publishing():
         head = store.snapshot()
+        quarantined = quarantined_clips(held, inspected)
         kept = tuple(d.name for d in _wanted(inspected) if _keeps_own(store, held, head, d, inspected, received))
         there = {entry.set_id for entry in head.sets}
         entries = [
-            entry.entry if entry.set_id in there else _place_set(store, held, entry, inspected.selection)
-            for entry in sets
+            entry.entry if entry.set_id in there else place_set(store, held, entry, inspected) for entry in sets
         ]
         _refuse_conflicts(store, head, entries, snapshot, received)
-        manifests = [_place_manifest(store, held, d) for d in _wanted(inspected) if d.name not in kept]
-        banks = _place_banks(store, held, inspected)
-        _keep_document(store, snapshot, signed)
+        manifests = [place_manifest(store, held, d) for d in _wanted(inspected) if d.name not in kept]
+        banks = place_banks(store, held, inspected)
+        keep_document(store, snapshot, signed)
 
         def change(before: Snapshot) -> Snapshot:
             _refuse_conflicts(store, before, entries, snapshot, received)
@@ -200,6 +211,7 @@ def take_in(
         store_snapshot=head_id,
         sets=tuple(entry.set_id for entry in entries),
         kept_manifests=kept,
+        quarantined=tuple(quarantined),
         notes=inspected.notes,
     )
 
@@ -213,10 +225,10 @@ def _wanted(inspected: Inspected) -> list[SentDataset]:
 
 
 def _sent_id(store: Store, entry: SetEntry, received: Received) -> str:
-    """Return the id under which a set came in: of one that was taken without its frames, the id of the whole."""
+    """Return the id under which a set came in: of one that was taken in part, the id of the whole."""
     if received.of_set(entry.set_id) is not None:
         return entry.set_id
-    return str(store.open_set(entry.set_id).provenance.get(_NARROWED_FROM, entry.set_id))
+    return str(store.open_set(entry.set_id).provenance.get(NARROWED_FROM, entry.set_id))
 
 
 def _refuse_rollback(store: Store, snapshot: SentSnapshot, received: Received) -> None:
@@ -307,75 +319,3 @@ def _keeps_own(
         f"the store has another data set called {dataset.name!r}; nothing is overwritten: import into another store "
         "(--store)"
     )
-
-
-# -- placing ------------------------------------------------------------------------------------------------
-
-
-def _place_set(store: Store, held: Quarantine, sent: SentSet, selection: Selection) -> SetEntry:
-    """Move a set to its place; of a set without its frames, write the rest as a set of its own."""
-    folder = held.folder / sent.folder
-    if selection.clips_only:
-        opened = EmbeddingSet.open(folder, set_id=sent.set_id)
-        return replace(sent.entry, set_id=_clips_only(store, opened))
-    target = store.layout.set_folder(sent.set_id)
-    if not target.exists():
-        sync_folders(folder)
-        rename_folder(folder, target)
-    return sent.entry
-
-
-def _clips_only(store: Store, opened: EmbeddingSet) -> str:
-    index = opened.index
-    for name in ("frame_row", "n_frame_rows", "window_row", "n_window_rows"):
-        position = index.column_names.index(name)
-        index = index.set_column(position, name, pa.nulls(index.num_rows, pa.int64()))
-    with SetWriter(store.layout.sets, dataset=opened.dataset, spec=opened.spec) as writer:
-        array = writer.array("clips", dim=opened.clips.shape[1])
-        for block in opened.clips.raw.blocks(0, len(opened)):
-            array.append(block)
-        tables = {INDEX_FILE: index, FAILURES_FILE: opened.failures}
-        return writer.finish(tables, provenance={**opened.provenance, _NARROWED_FROM: opened.set_id})
-
-
-def _place_manifest(store: Store, held: Quarantine, dataset: SentDataset) -> ManifestEntry:
-    """Put a manifest under its id, in the bytes in which it came."""
-    source = held.folder / dataset.manifest_path
-    path, record = store.layout.manifest_file(dataset.manifest_id), store.layout.manifest_record(dataset.manifest_id)
-    head = {"manifest": dataset.manifest_id}
-    if not path.exists():
-        create_file(record, seal_json({**head, **vars(hash_file(source))}))
-        create_file(path, read_file(source, max_bytes=2 << 30))
-    return dataset.entry
-
-
-def _place_banks(store: Store, held: Quarantine, inspected: Inspected) -> list[str]:
-    present = {file.path for file in inspected.snapshot.select(inspected.selection)}
-    placed = []
-    for part in inspected.snapshot.prompts:
-        if not any(path.startswith(f"{part.folder}/") for path in present):
-            continue
-        target = store.layout.bank_folder(part.id)
-        if not target.exists():
-            sync_folders(held.folder / part.folder)
-            rename_folder(held.folder / part.folder, target)
-        placed.append(part.id)
-    return placed
-
-
-def _keep_document(store: Store, snapshot: SentSnapshot, signature: Signature | None) -> None:
-    """Keep the document under its id: what it says of licences and ids goes on to bind."""
-    target = store.layout.imports / snapshot.id
-    if (target / RECEIVED_FILE).exists():
-        return
-    with storage_errors(target, "write"):
-        store.layout.imports.mkdir(exist_ok=True)
-    note = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "signed_by": None if signature is None else signature.signer,
-        "key": None if signature is None else signature.fingerprint,
-    }
-    with staging_folder(target) as folder:
-        create_file(folder / DOCUMENT_FILE, snapshot.to_bytes())
-        create_file(folder / RECEIVED_FILE, seal_json(note))
-        rename_folder(folder, target)

@@ -1,4 +1,4 @@
-"""Inspect a stranger's snapshot: parse, bound, validate, copy into quarantine. Runs in a child with limits.
+"""Inspect a stranger's snapshot: parse, bound, validate, copy into quarantine. Runs in a confined child with limits.
 
     python -m embedstore.snapshot.inspection
 
@@ -24,6 +24,7 @@ from typing import Any
 
 from embedstore.errors import CorruptionError, EmbedstoreError, HostileInputError, StorageError
 from embedstore.files import FileRecord, storage_errors, write_file
+from embedstore.snapshot.confinement import confine
 from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
 from embedstore.snapshot.parts import SentFile
 from embedstore.snapshot.selection import PARTIAL_FILE, Selection
@@ -54,6 +55,8 @@ class Inspection:
         What must be there; the rest is not looked at.
     is_partial : bool
         Whether the source itself holds the selection only.
+    quarantine_rows : bool
+        Say which clips have vectors that are not finite, instead of refusing the snapshot.
     is_child : bool
         Whether this process is here for the inspection alone and may have its limits set.
     """
@@ -62,6 +65,7 @@ class Inspection:
     quarantine: Path
     selection: Selection
     is_partial: bool = False
+    quarantine_rows: bool = False
     is_child: bool = False
 
 
@@ -77,7 +81,7 @@ def inspect(asked: Inspection) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``snapshot`` (id), ``notes`` (list of str).
+        ``snapshot`` (id), ``notes`` (list of str), ``left_out`` (rows of clips to leave out, by their set's folder).
 
     Raises
     ------
@@ -115,8 +119,8 @@ def inspect(asked: Inspection) -> dict[str, Any]:
     arrays = contents.check_small()
     rest = [file for file in wanted if file.role == "array" or file.path.endswith("/0")]
     copier.copy(rest, checks=arrays)
-    notes = contents.check_arrays()
-    return {"snapshot": snapshot.id, "notes": notes}
+    found = contents.check_arrays(quarantine_rows=asked.quarantine_rows)
+    return {"snapshot": snapshot.id, "notes": found.notes, "left_out": found.left_out}
 
 
 def _check_listing(
@@ -192,6 +196,7 @@ def answer(request: Mapping[str, Any], *, is_child: bool) -> dict[str, Any]:
         quarantine=Path(request["quarantine"]),
         selection=Selection.model_validate(request["selection"]),
         is_partial=request["is_partial"],
+        quarantine_rows=request.get("quarantine_rows", False),
         is_child=is_child,
     )
     try:
@@ -206,6 +211,7 @@ def answer(request: Mapping[str, Any], *, is_child: bool) -> dict[str, Any]:
 def main() -> None:
     """Read the request, set the limits, inspect, write the verdict."""
     request = json.loads(sys.stdin.read())
+    confine()
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     _limit(resource.RLIMIT_CPU, _START_CPU_S)

@@ -26,7 +26,7 @@ __all__ = ["KEYED_SOURCE", "Naming", "sent_manifest", "sent_provenance", "write_
 KEYED_SOURCE = "HMAC-SHA-256 of the media file's digest under a key that was not sent"
 JOIN_SOURCE = "HMAC-SHA-256 of the media file's digest under a key that both labs hold"
 _BLOCK_BYTES = 8 << 20
-_SIDES = (
+SIDES = (
     ("frames", "frame_row", "n_frame_rows", FRAME_INDEX_FILE),
     ("windows", "window_row", "n_window_rows", WINDOW_INDEX_FILE),
 )
@@ -192,17 +192,17 @@ def sent_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+def integers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     column = pc.fill_null(table.column(name).combine_chunks(), 0)
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
     position = table.column_names.index(name)
     return table.set_column(position, name, pa.array(values, table.schema.field(name).type))
 
 
-def _copy_rows(source: VectorArray, rows: npt.NDArray[np.int64], target: ArrayWriter) -> None:
+def copy_rows(source: VectorArray, rows: npt.NDArray[np.int64], target: ArrayWriter) -> None:
     raw = source.raw
     if len(rows) and rows[0] == 0 and (np.diff(rows) == 1).all():
         for block in raw.blocks(0, len(rows)):
@@ -213,7 +213,7 @@ def _copy_rows(source: VectorArray, rows: npt.NDArray[np.int64], target: ArrayWr
         target.append(raw[rows[start : start + step]])
 
 
-def _flat_rows(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def flat_rows(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     firsts = np.cumsum(counts) - counts
     return np.repeat(starts - firsts, counts) + np.arange(int(counts.sum()), dtype=np.int64)
 
@@ -222,9 +222,9 @@ def _renamed(table: pa.Table, naming: Naming) -> pa.Table:
     changes = {"clip_id": naming.clip, "content_sha256": naming.digest, "vector_key": naming.vector_key}
     for column, rename in changes.items():
         if column in table.column_names:
-            table = _with_column(table, column, [rename(cell) for cell in table.column(column).to_pylist()])
+            table = with_column(table, column, [rename(cell) for cell in table.column(column).to_pylist()])
     if "detail" in table.column_names:
-        table = _with_column(table, "detail", [None] * table.num_rows)
+        table = with_column(table, "detail", [None] * table.num_rows)
     return table
 
 
@@ -247,7 +247,7 @@ def write_sent_set(opened: EmbeddingSet, known: Collection[str], naming: Naming,
     names = {row: naming.clip(ids[row]) for row in kept}
     rows = np.array(sorted(kept, key=names.__getitem__), dtype=np.int64)
     index = opened.index.take(pa.array(rows, pa.int64()))
-    index = _with_column(index, "row", np.arange(len(rows), dtype=np.int64))
+    index = with_column(index, "row", np.arange(len(rows), dtype=np.int64))
     failures = opened.failures
     failed = [row for row, clip_id in enumerate(failures.column("clip_id").to_pylist()) if clip_id in known]
     left_out = len(ids) - len(rows) + failures.num_rows - len(failed)
@@ -255,14 +255,14 @@ def write_sent_set(opened: EmbeddingSet, known: Collection[str], naming: Naming,
     tables = {FAILURES_FILE: failures}
     with SetWriter(folder, dataset=opened.dataset, spec=opened.spec) as writer:
         clips = opened.clips
-        _copy_rows(clips, rows, writer.array("clips", dim=clips.shape[1]))
-        for kind, start_column, count_column, table_name in _SIDES:
+        copy_rows(clips, rows, writer.array("clips", dim=clips.shape[1]))
+        for kind, start_column, count_column, table_name in SIDES:
             array = opened.array(kind)
             if array is None:
                 continue
-            counts = _integers(index, count_column)
-            flat = _flat_rows(_integers(index, start_column), counts)
-            _copy_rows(array, flat, writer.array(kind, dim=array.shape[1]))
+            counts = integers(index, count_column)
+            flat = flat_rows(integers(index, start_column), counts)
+            copy_rows(array, flat, writer.array(kind, dim=array.shape[1]))
             side = opened.table(table_name).take(pa.array(flat, pa.int64()))
             owners = np.repeat(np.arange(len(rows)), counts)
             side = side.set_column(
@@ -271,7 +271,7 @@ def write_sent_set(opened: EmbeddingSet, known: Collection[str], naming: Naming,
                 pa.array([names[row] for row in rows.tolist()], pa.string()).take(pa.array(owners)),
             )
             tables[table_name] = side
-            index = _with_column(index, start_column, np.cumsum(counts) - counts)
+            index = with_column(index, start_column, np.cumsum(counts) - counts)
         tables[INDEX_FILE] = _renamed(index, naming)
         tables = {name: table.combine_chunks() for name, table in tables.items()}
         set_id = writer.finish(tables, provenance=sent_provenance(opened.provenance))

@@ -73,11 +73,14 @@ class Inspected:
         What of it lies in quarantine.
     notes : tuple of str
         What breaks no rule and deserves a word: vectors of zeros, copies.
+    left_out : mapping of str to list of int
+        For each set's folder, rows of clips with a vector that is not finite, where these were to be left out.
     """
 
     snapshot: SentSnapshot
     selection: Selection
     notes: tuple[str, ...]
+    left_out: Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,12 @@ class Quarantine:
     folder: Path
 
     def inspect(
-        self, source: Path | None, *, selection: Selection | None = None, is_partial: bool = False
+        self,
+        source: Path | None,
+        *,
+        selection: Selection | None = None,
+        is_partial: bool = False,
+        quarantine_rows: bool = False,
     ) -> Inspected:
         """Inspect a snapshot in a child process, and copy it into quarantine.
 
@@ -103,6 +111,8 @@ class Quarantine:
             What to take of it; all without.
         is_partial : bool
             Whether the source holds the selection only.
+        quarantine_rows : bool
+            Say which clips have vectors that are not finite, instead of refusing the snapshot.
 
         Raises
         ------
@@ -117,6 +127,7 @@ class Quarantine:
             "quarantine": str(self.folder.resolve()),
             "selection": chosen.model_dump(mode="json"),
             "is_partial": is_partial,
+            "quarantine_rows": quarantine_rows,
         }
         verdict = self._ask(request)
         if "refused" in verdict:
@@ -125,7 +136,12 @@ class Quarantine:
         snapshot = SentSnapshot.read(self.folder)
         if snapshot.id != verdict["ok"]["snapshot"]:
             raise HostileInputError(f"{DOCUMENT_FILE} changed while it was inspected")
-        return Inspected(snapshot=snapshot, selection=chosen, notes=tuple(verdict["ok"]["notes"]))
+        return Inspected(
+            snapshot=snapshot,
+            selection=chosen,
+            notes=tuple(verdict["ok"]["notes"]),
+            left_out=verdict["ok"]["left_out"],
+        )
 
     @staticmethod
     def _ask(request: Mapping[str, object]) -> dict[str, Any]:

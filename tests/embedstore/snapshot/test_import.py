@@ -26,6 +26,7 @@ from sent_snapshots import (
 )
 from small_sets import add_set, content_of, count_operations, kill_at, tree_of
 
+from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import ContentError, CorruptionError, PolicyError, UnknownNameError
 from embedstore.identity import sha256_hex
 from embedstore.manifest import DatasetFacts, Manifest
@@ -453,11 +454,18 @@ def test_rsync_of_a_store_is_a_store(sent: Path, tmp_path: Path) -> None:
     assert export_of(copy, tmp_path / "out").snapshot.id == snapshot_at(sent / "out").id
 
 
-def test_croissant_is_valid(sent: Path) -> None:
+def test_croissant_is_valid_and_its_records_can_be_read(sent: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the standard's own library, where it is installed (``pip install mlcroissant``)."""
     mlcroissant = pytest.importorskip("mlcroissant")
     dataset = mlcroissant.Dataset(jsonld=sent / "out" / "croissant.json")
     assert dataset.metadata.issues.errors == set()
-    assert len(dataset.metadata.record_sets) == 2
+    assert "not standard" not in caplog.text  # the context is the one of the standard
+    snapshot = snapshot_at(sent / "out")
+    assert [record_set.uuid for record_set in dataset.metadata.record_sets] == [e.folder for e in snapshot.sets]
+    for entry in snapshot.sets:
+        index = EmbeddingSet.open(sent / "out" / entry.folder, set_id=entry.set_id).index
+        read = [record[f"{entry.folder}/clip_id"].decode() for record in dataset.records(entry.folder)]
+        assert read == index.column("clip_id").to_pylist()
 
 
 def test_croissant_lists_every_file(sent: Path) -> None:

@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from typing import Any
 import pytest
 from hostile_snapshots import ARCHIVES, CANARY, METADATA, SET, Honest
 from sent_snapshots import copied, export_of, hospital_store, reseal, rewrite_document, run_command, snapshot_at
-from small_sets import tree_of
+from small_sets import content_of, tree_of
 
 from embedstore.build.run import BuildRequest, build_sets
 from embedstore.errors import EmbedstoreError
@@ -122,6 +123,62 @@ def test_a_reader_that_crashes_or_hangs_is_a_refusal(
         assert not store.entries()
 
 
+FENCED = """
+import ctypes, errno, json, os, pickle, socket, subprocess, sys, threading
+from embedstore.snapshot import inspection
+
+def python_refuses(action):
+    try:
+        action()
+    except Exception as error:
+        return type(error).__name__
+    return "allowed"
+
+def answer(request, *, is_child):
+    address = ("127.0.0.1", PORT)
+    library = ctypes.CDLL(None, use_errno=True)
+    found = {
+        "socket": python_refuses(socket.socket),
+        "connection": python_refuses(lambda: socket.create_connection(address, timeout=5)),
+        "look-up": python_refuses(lambda: socket.getaddrinfo("localhost", 80)),
+        "program": python_refuses(lambda: subprocess.run(["true"])),
+        "shell": python_refuses(lambda: os.system("true")),
+        "pickle": python_refuses(lambda: pickle.loads(b"cos\\nsystem\\n(S'true'\\ntR.")),
+    }
+    def call():
+        found["call"] = library.socket(socket.AF_INET, socket.SOCK_STREAM, 0), errno.errorcode.get(ctypes.get_errno())
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return {"refused": {"kind": "hostile", "message": json.dumps(found)}}
+
+inspection.answer = answer
+inspection.main()
+"""
+
+
+def test_the_child_reaches_no_network_and_starts_no_program(
+    honest: Honest, tmp_path: Path, in_a_child: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever runs in it: Python code is stopped by the audit hook, a library in C by the kernel."""
+    from embedstore.snapshot import quarantine
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        script = "import os, sys; sys.path[:] = sys.argv[1].split(os.pathsep)\n"
+        script += FENCED.replace("PORT", str(server.getsockname()[1]))
+        monkeypatch.setattr(quarantine, "_BOOTSTRAP", script)
+        with pytest.raises(EmbedstoreError) as refused:
+            import_snapshot(Store.create(tmp_path / "b"), honest.folder)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    found = json.loads(str(refused.value))
+    call = found.pop("call")
+    assert set(found.values()) == {"HostileInputError"}, found
+    if sys.platform.startswith("linux") and os.uname().machine in ("x86_64", "aarch64"):
+        assert call == [-1, "EPERM"]
+
+
 # -- S1, S5, S11, S16: what single functions refuse ---------------------------------------------------------
 
 
@@ -160,6 +217,78 @@ def test_s9_odd_vectors_are_told(tmp_path: Path) -> None:
     outcome = import_snapshot(Store.create(tmp_path / "b"), tmp_path / "out")
     assert any("3 clips have a vector of zeros" in note for note in outcome.notes)
     assert any("2 clips have the same vector as another" in note for note in outcome.notes)
+
+
+def not_finite(folder: Path, rows: dict[str, list[int]]) -> None:
+    """Put NaN and infinity into rows of the set of ``small``, by kind of array, and seal everything again."""
+    description = json.loads((folder / SET / "description.json").read_bytes())
+    for kind, numbers in rows.items():
+        path = folder / SET / kind / "c/0/0"
+        payload = bytearray(path.read_bytes())
+        width = 2 * description["arrays"][kind]["dim"]
+        for position, row in enumerate(numbers):
+            payload[row * width + 2 : row * width + 4] = (b"\0\x7e", b"\0\xfc")[position % 2]
+        path.write_bytes(payload)
+    reseal(folder)
+
+
+def test_s9_rows_that_are_not_finite_refuse_or_are_left_out(honest: Honest, tmp_path: Path) -> None:
+    whole = Store.create(tmp_path / "whole")
+    import_snapshot(whole, honest.folder)
+    before = whole.get(dataset="mine", encoder="small")
+    index = before.index.to_pylist()
+    folder = copied(honest.folder, tmp_path / "s")
+    in_frame = next(row for row in index[8:] if row["n_frame_rows"])
+    not_finite(folder, {"clips": [3, 5], "frames": [in_frame["frame_row"] + in_frame["n_frame_rows"] - 1]})
+    ran = run_command("snapshot", "import", folder, "--store", tmp_path / "b")
+    assert ran.code == 4 and "row 3, 5 is not finite" in ran.err and "--quarantine-rows" in ran.err
+    assert not (tmp_path / "b").exists()
+
+    ran = run_command("snapshot", "import", folder, "--store", tmp_path / "b", "--quarantine-rows", "--json")
+    assert ran.code == 0, ran.err
+    out = [index[3]["clip_id"], index[5]["clip_id"], in_frame["clip_id"]]
+    assert json.loads(ran.out)["quarantined"] == [{"dataset": "mine", "encoder": "small", "clips": out}]
+    store = Store.open(tmp_path / "b")
+    assert verify_store(store, quick=False).ok
+    after = store.get(dataset="mine", encoder="small")
+    contents = content_of(before), content_of(after)
+    assert contents[1] == {clip: vectors for clip, vectors in contents[0].items() if clip not in out}
+    reasons = {row["clip_id"]: row["reason"] for row in after.failures.to_pylist()}
+    assert {clip for clip, reason in reasons.items() if reason == "not-finite"} == set(out)
+    assert len(after) + len(reasons) == len(before) + before.n_failed
+    told = run_command("snapshot", "import", folder, "--store", tmp_path / "c", "--quarantine-rows")
+    assert all(f"    {clip}\n" in told.out for clip in out)
+    again = run_command("snapshot", "import", folder, "--store", tmp_path / "b", "--quarantine-rows", "--json")
+    assert again.code == 0 and json.loads(again.out)["store_snapshot"] == store.snapshot().id
+
+    clips = run_command(
+        "snapshot", "import", folder, "--store", tmp_path / "d", "--quarantine-rows", "--clips-only", "--json"
+    )
+    assert json.loads(clips.out)["quarantined"][0]["clips"] == out[:2]
+    assert verify_store(Store.open(tmp_path / "d"), quick=False).ok
+
+
+def test_s9_a_set_of_nothing_finite_is_refused_whole(honest: Honest, tmp_path: Path) -> None:
+    folder = copied(honest.folder, tmp_path / "s")
+    n_clips = next(entry.n_clips for entry in snapshot_at(folder).sets if entry.folder == SET)
+    not_finite(folder, {"clips": list(range(n_clips))})
+    ran = run_command("snapshot", "import", folder, "--store", tmp_path / "b", "--quarantine-rows")
+    assert ran.code == 4 and "every clip has a vector that is not finite" in ran.err
+    ran = run_command("snapshot", "import", folder, "--store", tmp_path / "b")
+    assert f"row 0, 1, 2, 3, 4 and {n_clips - 5} more is not finite" in ran.err
+
+
+def test_s9_odd_lengths_are_told(tmp_path: Path) -> None:
+    from small_sets import add_set, spec_of
+
+    store = hospital_store(tmp_path / "a", ids="public", n_clips=12)
+    clips = store.manifest("mine").clip_ids
+    add_set(store, dict.fromkeys(clips, 1), shift={clips[0]: 100.0, clips[4]: 0.001})
+    export_of(store, tmp_path / "out", encoders=("small",))
+    notes = import_snapshot(Store.create(tmp_path / "b"), tmp_path / "out").notes
+    odd = "2 clips have a vector of more than ten times, or less than a tenth of, the median length"
+    assert any(odd in note for note in notes)
+    assert spec_of().pooling == "mean-l2" and any("longer than 1" in note for note in notes)
 
 
 def test_s15_names_do_not_become_markup(tmp_path: Path) -> None:
