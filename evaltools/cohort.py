@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -235,11 +234,9 @@ def _leakage(cohort: Cohort, *, allow: bool, by_patient: bool) -> str:
 
 
 def _in_two_splits(names: Labels, splits: Labels) -> list[str]:
-    splits_of: dict[str, set[str]] = defaultdict(set)
-    for name, split in zip(names, splits, strict=True):
-        if name is not None:
-            splits_of[str(name)].add(str(split))
-    return sorted(name for name, found in splits_of.items() if len(found) > 1)
+    first: dict[Any, Any] = {}
+    pairs = zip(names.tolist(), splits.tolist(), strict=True)
+    return sorted({str(name) for name, split in pairs if first.setdefault(name, split) != split and name is not None})
 
 
 def require_runnable(cohort: Cohort, *, one_test_class: bool = False) -> None:
