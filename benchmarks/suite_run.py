@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from suite_store import ENCODERS, build_suite_store
+from suite_store import DATASETS, ENCODERS, build_suite_store
 from timing import Figure, load_average, machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,14 +47,12 @@ def full_suite() -> dict[str, Any]:
     return {"name": "full", "entries": [{"command": name} for name in ("probe", "knn", "zeroshot")]}
 
 
-def time_suite(
-    store: Path, suite: dict[str, Any], *, out: Path, encoders: Sequence[str] = (), options: Sequence[str] = ()
-) -> tuple[float, str]:
+def time_suite(store: Path, suite: dict[str, Any], *, out: Path, options: Sequence[str] = ()) -> tuple[float, str]:
     """Run a suite in a new process; return its seconds, and a note of its results, CPU and memory."""
     file = out.with_suffix(".yaml")
     file.write_text(json.dumps(suite))  # JSON is YAML
     command = [sys.executable, "-m", "evaltools", "run", "--suite", str(file), "--store", str(store), "--json"]
-    command += ["--out", str(out), *options, *(part for name in encoders for part in ("--encoder", name))]
+    command += ["--out", str(out), *options]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = _now()
     with file.with_suffix(".log").open("w") as log:
@@ -114,7 +112,12 @@ def _resident_kib(pid: int) -> int:
 
 
 def suite_figures(
-    folder: Path, *, encoders: Sequence[str] = (), full: bool = False, jobs: int | None = None
+    folder: Path,
+    *,
+    encoders: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    full: bool = False,
+    jobs: int | None = None,
 ) -> list[Figure]:
     """Encoders on all data sets and targets, and views: quick, or with full grids and all controls."""
     store = folder / "suite"
@@ -123,14 +126,17 @@ def suite_figures(
     out = folder / ("out-full" if full else "out-quick")
     shutil.rmtree(out, ignore_errors=True)
     options = [] if jobs is None else ["--jobs", str(jobs)]
+    options += [part for name in encoders for part in ("--encoder", name)]
+    options += [part for name in datasets for part in ("--dataset", name)]
     options += [] if full else ["--bootstrap", "1000", "--no-controls"]
-    seconds, note = time_suite(
-        store, full_suite() if full else quick_suite(), out=out, encoders=encoders, options=options
-    )
+    seconds, note = time_suite(store, full_suite() if full else quick_suite(), out=out, options=options)
     n = len(encoders or ENCODERS)
     of = "full grids, 2,000 draws, all controls" if full else "ridge, logistic (8), kNN, zero-shot"
-    whole = not full and n == len(ENCODERS)
-    return [Figure(f"suite, cold process: {n} encoders, {of}", seconds, limit=SECONDS if whole else None, note=note)]
+    whole = not full and n == len(ENCODERS) and not datasets
+    on = f" on {', '.join(datasets)}" if datasets else ""
+    return [
+        Figure(f"suite, cold process: {n} encoders{on}, {of}", seconds, limit=SECONDS if whole else None, note=note)
+    ]
 
 
 def main() -> None:
@@ -139,6 +145,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", action="append", choices=list(ENCODERS), help="repeatable; all six without")
+    parser.add_argument("--dataset", action="append", choices=list(DATASETS), help="repeatable; all nine without")
     parser.add_argument("--full", action="store_true", help="with full grids, 2,000 draws and all controls: long")
     parser.add_argument("--jobs", type=int, help="processes")
     parser.add_argument("--folder", type=Path, help="where the store is made, or is from last time")
@@ -147,7 +154,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = suite_figures(folder, encoders=chosen.encoder or (), full=chosen.full, jobs=chosen.jobs)
+        which = {"encoders": chosen.encoder or (), "datasets": chosen.dataset or ()}
+        figures = suite_figures(folder, **which, full=chosen.full, jobs=chosen.jobs)
     for figure in figures:
         print(figure.line())
     print(f"load of the machine: {load_average()}")
