@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -227,10 +228,6 @@ def _persist(remote: Remote, wanted: _Wanted, options: FetchOptions, stop: Event
     while True:
         try:
             return _attempt(remote, wanted, options, stop), in_one_go
-        except FileNotFoundError as error:
-            raise EnvironmentFailure(
-                f"{remote.url} lists {wanted.path} and does not have it: its upload may not be complete"
-            ) from error
         except Broken as error:
             in_one_go = False
             # Progress is what lies well beyond all earlier attempts: a server that starts over, or gives a byte
@@ -264,7 +261,13 @@ def _attempt(remote: Remote, wanted: _Wanted, options: FetchOptions, stop: Event
 def _receive(remote: Remote, wanted: _Wanted, options: FetchOptions, partial: _Partial, stop: Event) -> None:
     if stop.is_set():
         raise Broken("another file failed")
-    with remote.open(wanted.path, start=partial.have) as stream:
+    with ExitStack() as held:
+        try:
+            stream = held.enter_context(remote.open(wanted.path, start=partial.have))
+        except FileNotFoundError as error:
+            raise EnvironmentFailure(
+                f"{remote.url} lists {wanted.path} and does not have it: its upload may not be complete"
+            ) from error
         if stream.start != partial.have:
             partial.start_over()
         pace = _Pace(options.window_s)

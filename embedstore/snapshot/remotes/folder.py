@@ -40,9 +40,11 @@ class FolderRemote:
         found = self._path(path)
         if not found.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(found))
-        with storage_errors(found, "read"), found.open("rb", buffering=0) as handle:
+        with storage_errors(found, "read"):
+            handle = found.open("rb", buffering=0)
+        with handle:  # what fails while somebody works with the stream may be another file
             handle.seek(start)
-            yield Stream(start, _blocks(handle))
+            yield Stream(start, _blocks(handle, found))
 
     def require_writable(self) -> None:
         """Do nothing: `put` finds out."""
@@ -86,10 +88,14 @@ def _blocks_of(content: Path | bytes) -> Iterator[bytes | memoryview]:
         yield content
         return
     with content.open("rb", buffering=0) as source:
-        yield from _blocks(source)
+        yield from _blocks(source, content)
 
 
-def _blocks(handle: FileIO) -> Iterator[memoryview]:
+def _blocks(handle: FileIO, path: Path) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(BLOCK_BYTES))
-    while count := handle.readinto(buffer):
+    while True:
+        with storage_errors(path, "read"):
+            count = handle.readinto(buffer)
+        if not count:
+            return
         yield buffer[:count]

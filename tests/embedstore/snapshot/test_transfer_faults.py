@@ -6,6 +6,8 @@ without ranges, one file at a time or several. `make test` runs the first case o
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import re
 import socket
@@ -17,9 +19,16 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, fault_server
-from sent_snapshots import tree_bytes, two_encoders
+from sent_snapshots import copied, tree_bytes, two_encoders
 
-from embedstore.errors import ContentError, CorruptionError, EmbedstoreError, EnvironmentFailure, HostileInputError
+from embedstore.errors import (
+    ContentError,
+    CorruptionError,
+    EmbedstoreError,
+    EnvironmentFailure,
+    HostileInputError,
+    StorageError,
+)
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
 from embedstore.snapshot.fetch import FetchOptions
 from embedstore.snapshot.pull import pull_folder
@@ -215,6 +224,28 @@ def test_bytes_of_another_version_behind_a_range_are_found_and_fetched_again(
     pull_folder(open_remote(served.url), tmp_path / "got", options=options)
     assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
     assert sum(told) == SentSnapshot.read(exported).n_bytes, "progress ends at another sum than it began with"
+
+
+def test_a_file_that_is_listed_and_not_there_is_told(exported: Path, tmp_path: Path) -> None:
+    part = copied(exported, tmp_path / "part")
+    next(part.rglob("small*/clips/c/0/0")).unlink()
+    with fault_server(part) as server:
+        for url in (server.url, str(part)):
+            with pytest.raises(EnvironmentFailure, match="and does not have it: its upload may not be complete"):
+                pull_folder(open_remote(url), tmp_path / "got", options=QUICK)
+
+
+@pytest.mark.parametrize("of_a_folder", [True, False])
+def test_a_full_disk_is_told_of_the_disk_that_is_full(
+    of_a_folder: bool, exported: Path, served: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, block: memoryview) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("embedstore.snapshot.fetch._Partial.append", full)
+    place = open_remote(str(exported) if of_a_folder else served.url)
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}/got/.*: the disk is full"):
+        pull_folder(place, tmp_path / "got", options=QUICK)
 
 
 def test_an_unreachable_server_is_an_environment_failure(tmp_path: Path) -> None:
