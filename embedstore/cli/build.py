@@ -96,7 +96,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
     from embedstore.build.launchers import array_script, launch
     from embedstore.build.run import BuildRequest, Progress, build_sets
     from embedstore.build.shard import parse_shard
-    from embedstore.store import Store
+    from embedstore.snapshot.receiving import receiving_store
 
     as_json = options.pop("as_json")
     launched = launch_request(ctx)
@@ -128,11 +128,11 @@ def build(ctx: click.Context, /, **options: Any) -> None:
             note=lambda sentence: say(sentence, err=True),
             bank=banks.append,
         )
-        store = Store.create(options["store_path"])
-        if launched is None:
-            outcomes = build_sets(store, request, progress=progress)
-        else:
-            outcomes = launch(store, request, launched, launcher=options["launcher"], progress=progress)
+        with receiving_store(options["store_path"]) as store:
+            if launched is None:
+                outcomes = build_sets(store, request, progress=progress)
+            else:
+                outcomes = launch(store, request, launched, launcher=options["launcher"], progress=progress)
     script = None
     if launched is not None and options["launcher"] == "slurm" and request.dry_run:
         script = array_script(launched, folder=Path.cwd())

@@ -52,11 +52,11 @@ def ingest(ctx: click.Context, /, store_path: Path, as_json: bool, **options: An
     """
     from embedstore.cli.progress import Bar
     from embedstore.ingest import IngestProgress, IngestRequest, ingest_vectors
-    from embedstore.store import Store
+    from embedstore.snapshot.receiving import receiving_store
 
-    with Bar(unit="row") as bar:
+    with Bar(unit="row") as bar, receiving_store(store_path) as store:
         progress = IngestProgress(begin=bar.begin, rows=bar.add)
-        outcome = ingest_vectors(Store.create(store_path), IngestRequest(**options), progress=progress)
+        outcome = ingest_vectors(store, IngestRequest(**options), progress=progress)
     if as_json:
         emit_json(outcome.to_dict())
     else:

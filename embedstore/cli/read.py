@@ -196,6 +196,7 @@ def verify(ctx: click.Context, /, quick: bool, recompute: int | None, store_path
     store = Store.open(store_path)
     outcome = verify_store(store, quick=quick)
     recomputed = _recompute(store, outcome, recompute) if recompute and outcome.ok else []
+    told = f"{len(outcome.problems)} problem{'s' if outcome.problems[1:] else ''}"
     if as_json:
         emit_json({**outcome.to_dict(), "recomputed": [found.to_dict() for found in recomputed]})
     else:
@@ -206,8 +207,8 @@ def verify(ctx: click.Context, /, quick: bool, recompute: int | None, store_path
         for problem in outcome.problems:
             rows = f" rows {problem.rows[0]} to {problem.rows[1] - 1}" if problem.rows else ""
             say(f"{problem.kind}: {problem.file}{rows}" + (f": {problem.detail}" if problem.detail else ""))
-        state = "no problem found" if outcome.ok else f"{len(outcome.problems)} problems"
+        state = "no problem found" if outcome.ok else told
         say(f"verify ({outcome.level}): {outcome.files_checked} files checked, {state}")
     if not outcome.ok:
-        say(f"Error: the store at {store_path} has {len(outcome.problems)} problems; nothing was repaired", err=True)
+        say(f"Error: the store at {store_path} has {told}; nothing was repaired", err=True)
         ctx.exit(CorruptionError.exit_code)

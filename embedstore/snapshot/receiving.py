@@ -1,4 +1,4 @@
-"""`receiving_store`: the store that a snapshot comes into, gone again if it was made for one that is refused."""
+"""`receiving_store`: the store that something comes into, gone again if it was made for what is then refused."""
 
 from __future__ import annotations
 

@@ -122,6 +122,9 @@ def test_verify_names_file_and_rows(home: Path) -> None:
         (("ls", "--store", "m.parquet"), 2, "is a file"),
         (("build", "--encoder", "pixel-stats", "--store", "m.parquet"), 2, "is a file"),
         (("build", "--encoder", "pixel-stats", "--store", "clips"), 2, "holds other things"),
+        # Commands that make a store that is not there leave none behind when they refuse.
+        (("build", "--encoder", "pixel-stats", "--store", "new"), 2, "has no manifest"),
+        (("ingest", "clips.csv", "--manifest", "m.parquet", "--encoder", "x", "--store", "new"), 4, "of no format"),
         (("manifest", "check", "clips.csv"), 4, "is no manifest"),
         (("manifest", "check", "nothing.parquet"), 1, "not there"),
         (("manifest", "make", "foldr", "-o", "x.parquet"), 2, "did you mean 'folder'"),
