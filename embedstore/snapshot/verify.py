@@ -240,15 +240,12 @@ def verify_store(store: Store, *, quick: bool) -> VerifyOutcome:
         if entry.parent_id != before:
             detail = "its parent is not the entry before it"
             outcome.problems.append(VerifyProblem(f"log/{entry.number:06d}.json", "altered", None, detail))
-        path = store.layout.snapshot_file(entry.snapshot_id)
-        name = path.relative_to(store.layout.root).as_posix()
-        if not path.exists():
-            outcome.problems.append(VerifyProblem(name, "missing"))
-            continue
         try:
             snapshot = store.snapshot(entry.snapshot_id)
         except EmbedstoreError as error:
-            outcome.problems.append(VerifyProblem(name, "altered", None, str(error)))
+            path = store.layout.snapshot_file(entry.snapshot_id)
+            how = ("altered", None, str(error)) if path.exists() else ("missing",)
+            outcome.problems.append(VerifyProblem(path.relative_to(store.layout.root).as_posix(), *how))
             continue
         sets |= {listed.set_id for listed in snapshot.sets}
         banks |= set(snapshot.prompts)
@@ -280,11 +277,12 @@ def _kept(store: Store) -> frozenset[str]:
 
 def _verify_folder(store: Store, folder: Path, outcome: VerifyOutcome, *, is_needed: bool, quick: bool) -> None:
     """Verify the folder of a set or bank; one that only earlier snapshots list may be gone."""
-    prefix = f"{folder.relative_to(store.layout.root).as_posix()}/"
+    name = f"{folder.parent.name}/{folder.name}"
     if not folder.is_dir():
         if is_needed:
-            outcome.problems.append(VerifyProblem(prefix.rstrip("/"), "missing"))
+            outcome.problems.append(VerifyProblem(name, "missing"))
         return
+    prefix = f"{name}/"
     outcome.files_checked += 1
     try:
         problems = (
