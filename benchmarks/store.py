@@ -1,29 +1,45 @@
 """How fast is the store, against the plainest way of doing the same? Ratios of medians within one run.
 
-    python benchmarks/store.py [--rows 1000000] [--rounds 3] [--folder DIR] [--out benchmarks/results/store.json]
+    python benchmarks/store.py [--rows 1000000] [--rounds 3] [--part PART ...] [--folder DIR] [--out FILE]
 
-Prints a table and writes JSON. Baselines: ``np.save`` + fsync for writing, ``readinto`` of the raw file for a full
-scan, a ``numpy.memmap`` of the raw file for a gather (with the same cast where float32 is asked for), ``sha256sum``
-for verify. *warm*: the file is in the page cache; *cold*: it was dropped from there. Maps are made anew in every
-round unless a line says that they are kept.
+Prints a table and writes JSON. All parts together take a quarter of an hour; each can be run by itself, and its
+figures then take their place among those of the other parts in the result file. Baselines: ``np.save`` + fsync for
+writing, ``readinto`` of the raw file for a full scan, a ``numpy.memmap`` of the raw file for a gather (with the same
+cast where float32 is asked for), ``sha256sum`` for verify. *warm*: the file is in the page cache; *cold*: it was
+dropped from there. Maps are made anew in every round unless a line says that they are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from other_formats import FORMATS, version_of
-from store_build import build_figures, commit_once
-from store_matrix import APPEND_ROWS, DIM, N_PICKED, make_matrix, matrix_figures, write_ours
-from timing import Case, Figure, drop_cache, load_average, machine, run_child, time_rounds, warm_cache, watched_memory
+from store_build import build_figures, build_once, commit_once
+from store_matrix import APPEND_ROWS, DIM, N_PICKED, make_matrix, matrix_figures, other_figures, write_ours
+from timing import (
+    Case,
+    Figure,
+    drop_cache,
+    load_average,
+    machine,
+    merge_results,
+    run_child,
+    time_rounds,
+    warm_cache,
+    watched_memory,
+)
 
 import embedstore
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
@@ -50,7 +66,13 @@ def write_set(store: Store, name: str, matrix: Any, *, n_clips: int) -> str:
         {"row": clip, "clip_id": f"c{clip:07d}", "vector_key": "0", "frame_row": start, "n_frame_rows": count}
         for clip, (start, count) in enumerate(zip(starts, counts, strict=True))
     ]
-    frames = [{"clip_id": f"c{clip:07d}", "frame": n} for clip, count in enumerate(counts) for n in range(count)]
+    owners = np.repeat(np.array([row["clip_id"] for row in index], dtype=object), counts)
+    numbers = np.arange(len(matrix)) - np.repeat(starts, counts)
+    frames = {"clip_id": pa.array(owners, pa.string()), "frame": pa.array(numbers, pa.int64())}
+    absent = {
+        field.name: pa.nulls(len(matrix), field.type) for field in FRAME_INDEX_SCHEMA if field.name not in frames
+    }
+    frame_index = pa.table({**frames, **absent}).select(FRAME_INDEX_SCHEMA.names).cast(FRAME_INDEX_SCHEMA)
     with SetWriter(store.layout.sets, dataset="bench", spec=spec) as writer:
         writer.array("clips", dim=matrix.shape[1]).append(matrix[:n_clips])
         array = writer.array("frames", dim=matrix.shape[1])
@@ -58,7 +80,7 @@ def write_set(store: Store, name: str, matrix: Any, *, n_clips: int) -> str:
             array.append(matrix[start : start + APPEND_ROWS])
         tables = {
             "index.parquet": rows_to_table(index, INDEX_SCHEMA),
-            "frame_index.parquet": rows_to_table(frames, FRAME_INDEX_SCHEMA),
+            "frame_index.parquet": frame_index,
             "failures.parquet": rows_to_table([], FAILURES_SCHEMA),
         }
         set_id = writer.finish(tables, provenance={})
@@ -74,19 +96,29 @@ def verify_figures(folder: Path, *, n_rows: int, rounds: int) -> list[Figure]:
     opened = store.open_set(set_id)
     names = [str(opened.folder / name) for name, _ in opened.files()]
     found: list[Any] = []
+
+    def read_and_hash() -> None:
+        for name in names:
+            with Path(name).open("rb", buffering=0) as handle:
+                hashlib.file_digest(handle, "sha256")
+
     cases = {
+        "hashlib": Case(read_and_hash),
         "sha256sum": Case(lambda: subprocess.run(["sha256sum", *names], check=True, stdout=subprocess.DEVNULL)),
         "full": Case(lambda: found.extend(verify_set(store.open_set(set_id), quick=False))),
         "quick": Case(lambda: found.extend(verify_set(store.open_set(set_id), quick=True))),
     }
     warm_cache(opened.folder)
-    times = time_rounds(cases, rounds=rounds)
+    times = time_rounds(cases, rounds=rounds, warm_up=True)
     if not all(entry == 1 for entry in found):
         raise SystemExit("verify found problems in a sound set")
     shutil.rmtree(folder / "store")
     what = f"verify a set of {n_rows:,} frames x {DIM} float16"
     return [
         Figure(f"{what}, full", times["full"], "sha256sum", times["sha256sum"], 1.2),
+        Figure(
+            f"{what}, full", times["full"], "hashlib of the same files", times["hashlib"], note="SHA instructions"
+        ),
         Figure(f"{what}, quick", times["quick"], "sha256sum", times["sha256sum"]),
     ]
 
@@ -137,17 +169,18 @@ def gather_once(folder: Path, described: Path) -> None:
 
 
 def memory_figures(folder: Path, *, n_rows: int) -> list[Figure]:
-    """Peak memory of a gather and of a commit, at a tenth of the rows and at all of them."""
-    peaks: dict[str, list[dict[str, float]]] = {"gather": [], "commit": []}
+    """Peak memory of a gather, a commit and a build without decoding, at a tenth of the rows and at all of them."""
+    peaks: dict[str, list[dict[str, float]]] = {"gather": [], "commit": [], "build": []}
     for rows in (max(N_PICKED, n_rows // 10), n_rows):
         described = write_ours(folder / "one", make_matrix(rows, "float16"))
         (folder / "one.json").write_text(json.dumps(described.to_dict()))
         told = run_child(Path(__file__), "--gather-once", str(folder / "one"), str(folder / "one.json"))
         peaks["gather"].append(json.loads(told))
         shutil.rmtree(folder / "one")
-        told = run_child(Path(__file__), "--commit-once", str(folder / "build"), str(rows))
-        peaks["commit"].append(json.loads(told))
-        shutil.rmtree(folder / "build", ignore_errors=True)
+        for what in ("commit", "build"):
+            told = run_child(Path(__file__), f"--{what}-once", str(folder / what), str(rows))
+            peaks[what].append(json.loads(told))
+            shutil.rmtree(folder / what)
     return [
         Figure(
             f"peak {kind} MiB of a {what}, {n_rows:,} rows against a tenth",
@@ -162,16 +195,28 @@ def memory_figures(folder: Path, *, n_rows: int) -> list[Figure]:
     ]
 
 
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    "float16": partial(matrix_figures, dtype="float16"),
+    "float32": partial(matrix_figures, dtype="float32"),
+    "others-float16": partial(other_figures, dtype="float16"),
+    "others-float32": partial(other_figures, dtype="float32"),
+    "build": lambda folder, **options: [Figure(*entry) for entry in build_figures(folder, **options)],
+    "verify": verify_figures,
+    "open": lambda folder, *, n_rows, rounds: open_figures(folder, rounds=rounds),
+    "memory": lambda folder, *, n_rows, rounds: memory_figures(folder, n_rows=n_rows),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder without")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/store.json")
-    parser.add_argument("--only", choices=["matrix", "build", "verify", "open", "memory"], action="append")
-    parser.add_argument("--no-others", action="store_true", help="leave the other formats out")
+    parser.add_argument("--part", choices=list(PARTS), action="append", help="may be repeated; all without")
     parser.add_argument("--gather-once", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--commit-once", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--build-once", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.gather_once:
         gather_once(*asked.gather_once)
@@ -179,54 +224,36 @@ def main() -> None:
     if asked.commit_once:
         commit_once(Path(asked.commit_once[0]), int(asked.commit_once[1]))
         return
-    needed = 9 * asked.rows * DIM * 4
+    if asked.build_once:
+        build_once(Path(asked.build_once[0]), int(asked.build_once[1]))
+        return
     root = asked.folder or Path(tempfile.gettempdir())
+    needed = (2 * asked.rounds + 4) * asked.rows * DIM * 4
     if shutil.disk_usage(root).free < needed:
         raise SystemExit(f"needs {needed / 2**30:.0f} GiB free below {root}; give fewer --rows or another --folder")
     figures: list[Figure] = []
     loads = [load_average()]
-
-    def wanted(part: str) -> bool:
-        return asked.only is None or part in asked.only
-
-    def show(found: list[Figure]) -> None:
-        for figure in found:
-            print(figure.line(), flush=True)
-        figures.extend(found)
-        loads.append(load_average())
-        print(f"load average {loads[-1]} on {machine()['cores']} cores", flush=True)
-
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="embedstore-bench-") as name:
-        folder = Path(name)
-        print(f"{'':82s} {'seconds':>10s} {'baseline':>10s} {'ratio':>7s} {'limit':>6s}")
-        if wanted("matrix"):
-            for dtype in ("float16", "float32"):
-                with_others = not asked.no_others
-                found = matrix_figures(
-                    dtype, n_rows=asked.rows, rounds=asked.rounds, folder=folder, with_others=with_others
-                )
-                show(found)
-        if wanted("build"):
-            measured = build_figures(folder, n_rows=asked.rows, rounds=asked.rounds)
-            show([Figure(*entry) for entry in measured])
-        if wanted("verify"):
-            show(verify_figures(folder, n_rows=asked.rows, rounds=asked.rounds))
-        if wanted("open"):
-            show(open_figures(folder, rounds=asked.rounds))
-        if wanted("memory"):
-            show(memory_figures(folder, n_rows=asked.rows))
+        print(f"{'':90s} {'seconds':>10s} {'baseline':>10s} {'ratio':>7s} {'limit':>6s}")
+        for part in asked.part or PARTS:
+            for figure in PARTS[part](Path(name), n_rows=asked.rows, rounds=asked.rounds):
+                print(figure.line(), flush=True)
+                figures.append(figure)
+            loads.append(load_average())
+            print(f"load average {loads[-1]} on {machine()['cores']} cores", flush=True)
     versions = {name: version_of(other.package) for name, other in FORMATS.items() if other.is_installed}
     document = {
         "question": __doc__.splitlines()[0],
         "machine": machine(),
+        "parts": list(asked.part or PARTS),
         "load_averages": loads,
         "rows": asked.rows,
         "rounds": asked.rounds,
         "versions": {"numpy": np.__version__, **versions},
-        "figures": [figure.to_dict() for figure in figures],
     }
+    merged = merge_results(asked.out, document, figures)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(document, indent=1) + "\n")
+    asked.out.write_text(json.dumps(merged, indent=1) + "\n")
     print(f"written: {asked.out}")
 
 

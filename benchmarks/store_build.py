@@ -1,10 +1,15 @@
-"""Part of `store.py`: finished units packed into a set, as a build ends. 16 frames a clip, 256 clips a unit."""
+"""Part of `store.py`: a build without its decoding, and how it ends: finished units packed into a set.
+
+16 frames a clip, 256 clips a unit.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +17,16 @@ from typing import Any
 import numpy as np
 from timing import Case, time_rounds, watched_memory
 
+from embedstore.build import pipeline
 from embedstore.build.commit import commit_build, drop_build
-from embedstore.build.plan import BuildPlan, PlannedClip
+from embedstore.build.decode import DecodedClip, DecodeJob, Prepared
+from embedstore.build.plan import BuildPlan
+from embedstore.build.plan import make_plan as plan_of
+from embedstore.build.planned import PlannedClip, PlannedClips
 from embedstore.build.units import ClipVectors, UnitResult, write_unit
+from embedstore.dataset import DatasetFacts
+from embedstore.encoder import Encoded
+from embedstore.manifest import Manifest
 from embedstore.shards import cast_for_storage
 from embedstore.spec import EncoderSpec, FrameSampling
 from embedstore.store import Store
@@ -29,7 +41,7 @@ KINDS = {"clips": DIM, "frames": DIM}
 
 
 def make_plan(n_clips: int) -> BuildPlan:
-    clips = tuple(
+    clips = PlannedClips.of(
         PlannedClip(
             clip_id=f"c{clip:08d}",
             content_sha256=f"{clip:064x}",
@@ -125,7 +137,7 @@ def build_figures(folder: Path, *, n_rows: int, rounds: int) -> list[tuple[Any, 
         "units": Case(lambda: write_units(build, plan), clear_units),
         "pack": Case(pack, clear_store),
     }
-    times = time_rounds(cases, rounds=rounds, settle_bytes=2 * n_frames * DIM * 2)
+    times = time_rounds(cases, rounds=rounds, warm_up=True)
     for path in (build, root):
         shutil.rmtree(path, ignore_errors=True)
     raw.unlink()
@@ -138,17 +150,87 @@ def build_figures(folder: Path, *, n_rows: int, rounds: int) -> list[tuple[Any, 
     ]
 
 
+def in_child(act: Callable[[], object]) -> None:
+    """Act in a copy of this process, whose memory is its own."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise SystemExit("the child that prepares a measurement failed")
+
+
 def commit_once(folder: Path, n_rows: int) -> None:
     """In a process of its own: pack units that another process wrote; print the peak memory."""
     plan = make_plan(n_rows // FRAMES_EACH)
-    pid = os.fork()
-    if pid == 0:
-        write_units(folder / "build", plan)
-        os._exit(0)
-    if os.waitpid(pid, 0)[1] != 0:
-        raise SystemExit("the units could not be written")
+    in_child(lambda: write_units(folder / "build", plan))
     told: dict[str, float] = {}
     with watched_memory(told):
         store, build = Store.create(folder / "store"), folder / "build"
+        drop_build(build, commit_build(store, plan, build, provenance={}, reason="benchmark"))
+    print(json.dumps(told))
+
+
+class Drawn:
+    """An encoder that draws its vectors: what a build takes without it is what is measured."""
+
+    input_shape, input_dtype, device = (1,), np.dtype(np.float32), "cpu"
+    spec = SPEC
+
+    def preprocess(self, frames: Any, *, n_missing: int = 0) -> Any:
+        return np.zeros((len(frames) + n_missing, 1), np.float32)
+
+    def encode(self, batch: Any) -> Encoded:
+        return Encoded(np.random.default_rng(0).standard_normal((len(batch), DIM), dtype=np.float32))
+
+
+def decode_nothing(job: DecodeJob) -> DecodedClip:
+    """Stands for `decode_clip`: as many empty frames as are asked for."""
+    prepared = []
+    for request in job.requests:
+        assert request is not None
+        resolved = request.sampling.resolve(n_frames=job.n_frames or 0, fps=job.fps, key_frames=job.key_frames)
+        prepared.append(Prepared(np.zeros((len(resolved.frames), 1), np.float32), resolved))
+    facts = ("n_decoded", "n_header_frames", "n_errors", "n_pts_gaps", "fps_header", "height", "width")
+    return DecodedClip(job.sha256 or "", dict.fromkeys(facts), job.fps, tuple(prepared), 0.0)
+
+
+def add_manifest(folder: Path, n_clips: int) -> None:
+    rows = [
+        {
+            "clip_id": f"c{clip:08d}",
+            "patient_id": f"p{clip // 4:08d}",
+            "sha256": f"{clip:064x}",
+            "path": f"videos/{clip:08d}.avi",
+            "n_frames": 64,
+            "fps": 30.0,
+            "split": "train",
+        }
+        for clip in range(n_clips)
+    ]
+    facts = DatasetFacts(name="bench", title="bench")
+    Store.create(folder / "store").add_manifest(Manifest.from_rows(rows, dataset=facts), root=folder)
+
+
+def build_once(folder: Path, n_rows: int) -> None:
+    """In a process of its own: plan, encode and commit clips that need no decoding; print the peak memory."""
+    in_child(lambda: add_manifest(folder, n_rows // FRAMES_EACH))
+    pipeline.decode_clip = decode_nothing
+    told: dict[str, float] = {}
+    with watched_memory(told):
+        store = Store.open(folder / "store")
+        manifest = store.manifest("bench")
+        planned = replace(plan_of(store, manifest, SPEC, root=folder), batch_size=UNIT_CLIPS)
+        build = store.layout.build_folder(planned.key)
+        planned.write(build)
+        plan = BuildPlan.read(build)
+        assert plan is not None
+        del planned
+        run = pipeline.EncoderRun(plan=plan, encoder=Drawn(), folder=build, units=list(plan.units))
+        pipeline.run_units(manifest, [run], root=folder, options=pipeline.PipelineOptions(n_workers=0))
         drop_build(build, commit_build(store, plan, build, provenance={}, reason="benchmark"))
     print(json.dumps(told))

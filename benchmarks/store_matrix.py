@@ -47,11 +47,10 @@ def write_ours(folder: Path, matrix: Any) -> ArrayDescription:
 
 
 class RawFile:
-    """The raw .npy file that the baselines read."""
+    """The raw .npy file of a matrix, which the baselines read."""
 
     def __init__(self, path: Path, matrix: Any) -> None:
         self.path, self.shape, self.dtype = path, matrix.shape, matrix.dtype
-        save_raw(path, matrix)
         self.offset = path.stat().st_size - matrix.nbytes
 
     def scan(self) -> Any:
@@ -82,6 +81,24 @@ class RawFile:
         return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
+class FreshPaths:
+    """A new path for every write: deleting is left to the end, since a disk that discards is slow meanwhile."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name, self._number = folder, name, 0
+
+    @property
+    def path(self) -> Path:
+        """The path of this round."""
+        return self._folder / f"{self._name}-{self._number}"
+
+    def next(self) -> None:
+        """Go on to the next path; what lies under this one leaves the page cache."""
+        if self.path.exists():
+            drop_cache(self.path)
+        self._number += 1
+
+
 def forget(path: Path) -> None:
     """Remove a file or a folder that may not be there."""
     shutil.rmtree(path, ignore_errors=True)
@@ -89,33 +106,36 @@ def forget(path: Path) -> None:
         path.unlink()
 
 
-def write_figures(
-    dtype: str, *, n_rows: int, rounds: int, folder: Path, with_others: bool
-) -> tuple[list[Figure], RawFile, ArrayDescription, dict[str, Path]]:
-    """Write one matrix as a raw file, as ours and in the other formats; leave all of them there."""
+def matrix_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> list[Figure]:
+    """Writing, scanning and gathering one matrix, ours against a raw file."""
     matrix = make_matrix(n_rows, dtype)
+    raw_paths, ours_paths = FreshPaths(folder, "raw"), FreshPaths(folder, "ours")
     written: list[ArrayDescription] = []
-    raw_path, ours_path = folder / "raw.npy", folder / "ours"
     cases = {
-        "np.save": Case(lambda: save_raw(raw_path, matrix), lambda: forget(raw_path)),
-        "ours": Case(lambda: written.append(write_ours(ours_path, matrix)), lambda: forget(ours_path)),
+        "np.save": Case(lambda: save_raw(raw_paths.path, matrix), raw_paths.next),
+        "ours": Case(lambda: written.append(write_ours(ours_paths.path, matrix)), ours_paths.next),
     }
-    times = time_rounds(cases, rounds=rounds, settle_bytes=matrix.nbytes)
-    what = f"write {n_rows:,} x {DIM} {dtype}, hashed"
-    figures = [Figure(what, times["ours"], "np.save + fsync", times["np.save"], 2.0)]
-    others, compared = write_others(matrix, folder, times["np.save"]) if with_others else ({}, [])
-    return figures + compared, RawFile(raw_path, matrix), written[-1], others
-
-
-def matrix_figures(dtype: str, *, n_rows: int, rounds: int, folder: Path, with_others: bool) -> list[Figure]:
-    """Writing, scanning and gathering one matrix."""
-    figures, raw, written, others = write_figures(
-        dtype, n_rows=n_rows, rounds=rounds, folder=folder, with_others=with_others
-    )
+    times = time_rounds(cases, rounds=rounds, warm_up=True)
     size = f"{n_rows:,} x {DIM} {dtype}"
-    ours_path = folder / "ours"
-    figures += read_figures(raw, lambda: VectorArray(ours_path, written), size, rounds, ours_path)
-    figures += other_reads(raw, others, size)
+    figures = [Figure(f"write {size}, hashed", times["ours"], "np.save + fsync", times["np.save"], 2.0)]
+    raw = RawFile(raw_paths.path, matrix)
+    ours_path = ours_paths.path
+    figures += read_figures(raw, lambda: VectorArray(ours_path, written[-1]), size, rounds, ours_path)
+    for path in folder.iterdir():
+        forget(path)
+    return figures
+
+
+def other_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> list[Figure]:
+    """The same in other formats, and in the raw file that they are compared with."""
+    matrix = make_matrix(n_rows, dtype)
+    paths = FreshPaths(folder, "raw")
+    base = time_rounds(
+        {"np.save": Case(lambda: save_raw(paths.path, matrix), paths.next)}, rounds=rounds, warm_up=True
+    )
+    raw = RawFile(paths.path, matrix)
+    written, figures = write_others(matrix, folder, base["np.save"])
+    figures += other_reads(raw, written, f"{n_rows:,} x {DIM} {dtype}", rounds=rounds)
     for path in folder.iterdir():
         forget(path)
     return figures
@@ -158,7 +178,7 @@ def read_figures(
                     "ours": Case(lambda view=view: view()[:], before.get("ours", nothing)),
                 },
                 rounds=rounds,
-                settle_bytes=2 * raw.shape[0] * DIM * (raw.dtype.itemsize if is_raw else 4),
+                warm_up=True,
             )
             figures.append(
                 Figure(f"scan {size} as {name}, {heat}", times["ours"], "readinto of the raw file", times["raw"], 1.3)
@@ -172,6 +192,7 @@ def read_figures(
                     "ours": Case(lambda view=view: view()[picked[0]], before.get("ours", nothing)),
                 },
                 rounds=max(rounds, 5),
+                warm_up=True,
             )
             limit = 1.3 if heat == "warm" else 1.5
             what = f"gather {n_picked:,} rows of {size} as {name}, {heat}"
@@ -189,7 +210,7 @@ def kept_maps(raw: RawFile, kept: VectorArray, is_raw: bool, picked: list[Any], 
     def map_gather() -> Any:
         return np.asarray(mapped[picked[0]]) if is_raw else mapped[picked[0]].astype(np.float32)
 
-    times = time_rounds({"raw": Case(map_gather), "ours": Case(lambda: kept[picked[0]])}, rounds=9)
+    times = time_rounds({"raw": Case(map_gather), "ours": Case(lambda: kept[picked[0]])}, rounds=9, warm_up=True)
     what = f"gather {len(picked[0]):,} rows of {size} as {name}, warm, map kept"
     return Figure(what, times["ours"], "numpy memmap, kept", times["raw"], 1.3)
 
@@ -212,14 +233,14 @@ def write_others(matrix: Any, folder: Path, baseline_seconds: float) -> tuple[di
             write(path, matrix)
             bring_to_disk(path)
 
-        seconds = time_rounds({name: Case(run)}, rounds=1, settle_bytes=matrix.nbytes)[name]
+        seconds = time_rounds({name: Case(run)}, rounds=1)[name]
         figures.append(Figure(f"write {size}: {name}", seconds, "np.save + fsync", baseline_seconds, note="1 round"))
         written[name] = path
     return written, figures
 
 
-def other_reads(raw: RawFile, others: dict[str, Path], size: str) -> list[Figure]:
-    """Scan and gather in every other format: the median of three rounds, against the baseline of the same rounds."""
+def other_reads(raw: RawFile, others: dict[str, Path], size: str, *, rounds: int) -> list[Figure]:
+    """Scan and gather in every other format, against the baseline of the same rounds."""
     figures = []
     rows = np.random.default_rng(2).choice(raw.shape[0], min(N_PICKED, raw.shape[0]), replace=False)
     for heat in ("warm", "cold"):
@@ -242,8 +263,7 @@ def other_reads(raw: RawFile, others: dict[str, Path], size: str) -> list[Figure
                 warm_cache(raw.path)
                 times = time_rounds(
                     {"raw": Case(base, before(raw.path)), "other": Case(ours, before(path))},
-                    rounds=3,
-                    settle_bytes=2 * raw.shape[0] * DIM * raw.dtype.itemsize if what == "scan" else 0,
+                    rounds=rounds,
                 )
                 figures.append(Figure(f"{what} {size}, {heat}: {name}", times["other"], against, times["raw"]))
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -15,8 +16,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Case:
@@ -26,31 +25,22 @@ class Case:
     before: Callable[[], None] = lambda: None
 
 
-def settle_memory(n_bytes: int) -> None:
-    """Touch so much memory and free it again.
-
-    A virtual machine may have given its free memory back to the host; whoever needs it first then waits seconds for
-    it, and that is not what is timed here.
-    """
-    touched = np.empty(n_bytes, np.uint8)
-    touched[::4096] = 1
-
-
-def time_rounds(cases: Mapping[str, Case], *, rounds: int, settle_bytes: int = 0) -> dict[str, float]:
+def time_rounds(cases: Mapping[str, Case], *, rounds: int, warm_up: bool = False) -> dict[str, float]:
     """Return the median seconds of each case over ``rounds``; who goes first changes from round to round.
 
-    ``settle_bytes`` is about what a case allocates, in memory and in the page cache.
+    With ``warm_up`` a round that is not timed comes first: a virtual machine may have given its free memory back to
+    the host, and whoever needs it next waits seconds for it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     names = list(cases)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+    for turn in range(-warm_up, rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             cases[name].before()
-            if settle_bytes:
-                settle_memory(settle_bytes)
             began = time.perf_counter()
             kept = cases[name].run()
-            seconds[name].append(time.perf_counter() - began)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
             del kept
     return {name: median(times) for name, times in seconds.items()}
 
@@ -178,3 +168,25 @@ class Figure:
         limit = "" if self.limit is None else f"{self.limit:6.2f}"
         verdict = {True: "ok", False: "MISSED", None: ""}[self.holds]
         return f"{self.name:82s} {seconds:>10s} {base:>10s} {ratio:>7s} {limit:>6s} {verdict:6s} {self.note}"
+
+
+def merge_results(path: Path, document: Mapping[str, Any], figures: list[Figure]) -> dict[str, Any]:
+    """Put the figures of a run into a result file: those of the same name and baseline are replaced, the others stay.
+
+    A figure names the run that it is from, by its place in ``runs``; both sides of a ratio are of one run.
+    """
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if old.get("machine") != document["machine"] or "runs" not in old:
+        old = {"runs": [], "figures": []}
+    described = {key: value for key, value in document.items() if key not in ("question", "machine")}
+    new = [{**figure.to_dict(), "run": len(old["runs"])} for figure in figures]
+    named = {(figure["name"], figure["baseline"]) for figure in new}
+    kept = [figure for figure in old["figures"] if (figure["name"], figure["baseline"]) not in named]
+    used = sorted({figure["run"] for figure in kept})
+    place = {run: number for number, run in enumerate(used)} | {len(old["runs"]): len(used)}
+    return {
+        "question": document["question"],
+        "machine": document["machine"],
+        "runs": [*(old["runs"][run] for run in used), described],
+        "figures": [{**figure, "run": place[figure["run"]]} for figure in [*kept, *new]],
+    }

@@ -187,6 +187,25 @@ class TableReader:
         self._held: list[pa.RecordBatch] = []
         self._first = 0  # row of the table that the held batches begin with
 
+    def parts(self, columns: Sequence[str] | None = None, *, n_rows: int) -> Iterator[pa.Table]:
+        """Yield the table from front to back, at most so many rows at a time, or some of its columns.
+
+        Raises
+        ------
+        CorruptionError
+            The file is no readable table.
+        """
+        batches = self._stream(columns, n_rows=n_rows)
+        while True:
+            with storage_errors(self._path, "read"):
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, ValueError) as error:
+                    raise CorruptionError(f"{self._path} is no readable table; run embedstore verify") from error
+            if batch is None:
+                return
+            yield pa.Table.from_batches([batch])
+
     def rows(self, start: int, stop: int) -> pa.Table:
         """Return rows ``[start, stop)``.
 
@@ -226,6 +245,6 @@ class TableReader:
         schema = self._held[0].schema if self._held else pq.read_schema(self._path)
         return pa.Table.from_batches(self._held, schema).slice(start - self._first, stop - start)
 
-    def _stream(self) -> Iterator[pa.RecordBatch]:
+    def _stream(self, columns: Sequence[str] | None = None, *, n_rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(self._path, buffer_size=_BLOCK_BYTES, pre_buffer=False) as parquet:
-            yield from parquet.iter_batches(batch_size=_BATCH_ROWS, use_threads=False)
+            yield from parquet.iter_batches(batch_size=n_rows, columns=columns, use_threads=False)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedstore.build.lock import build_lock
-from embedstore.build.plan import BuildPlan, PlannedClip
+from embedstore.build.plan import BuildPlan
+from embedstore.build.planned import PlannedClip
 from embedstore.build.units import Receipt, read_receipts
 from embedstore.embedding_set import FAILURES_SCHEMA, TABLE_SCHEMAS, EmbeddingSet, SetWriter
 from embedstore.errors import BusyError, CorruptionError, NothingDecodedError, StorageError
@@ -149,9 +150,7 @@ class _Packer:
     def _checked_failures(self) -> dict[str, Mapping[str, Any]]:
         """Compare every unit with its receipt before anything is written, and return its failed clips by id."""
         found: dict[str, Mapping[str, Any]] = {}
-        for unit in sorted(
-            {clip.unit for clip in self._plan.clips if clip.action == "encode" and clip.unit is not None}
-        ):
+        for unit in self._plan.units:
             self._receipts[unit].check()
             found |= {row["clip_id"]: row for row in self._receipts[unit].table(FAILURES_FILE).to_pylist()}
         return found

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.build.decode import DecodedClip, Prepared
-from embedstore.build.plan import PlannedClip
+from embedstore.build.planned import PlannedClip
 from embedstore.build.units import ClipVectors, FailedClip, UnitResult
 from embedstore.encoder import Encoded, Encoder
 from embedstore.errors import EnvironmentFailure, TooLittleMemoryError

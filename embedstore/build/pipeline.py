@@ -8,6 +8,7 @@ way, since what is left of one block stays in its encoder's buffer for the next.
 
 from __future__ import annotations
 
+import itertools
 import math
 import queue
 import threading
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedstore.build.commit import array_kinds
 from embedstore.build.decode import DecodedClip, DecodeJob, DecodeRequest, Prepared, Refusal, decode_clip
 from embedstore.build.encode import UnitEncoder
-from embedstore.build.plan import BuildPlan, PlannedClip
+from embedstore.build.plan import BuildPlan
+from embedstore.build.planned import PlannedClip
 from embedstore.build.provenance import worker_facts
 from embedstore.build.units import UnitResult, write_unit
 from embedstore.encoder import Encoder
@@ -78,8 +82,7 @@ class EncoderRun:
     clips_of: Mapping[int, Sequence[PlannedClip]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        every = self.plan.units
-        self.clips_of = {unit: every[unit] for unit in self.units}
+        self.clips_of = self.plan.units.only(self.units)
 
 
 class _Writer:
@@ -140,13 +143,13 @@ def _steps(manifest: Manifest, root: Path | None, runs: Sequence[EncoderRun]) ->
         else None
         for run in runs
     ]
-    columns = manifest.table.select(["clip_id", "sha256", "path", "n_frames", "fps"]).to_pylist()
-    position = {row["clip_id"]: at for at, row in enumerate(columns)}
+    table = manifest.table.select(["clip_id", "sha256", "path", "n_frames", "fps"])
     for unit in sorted({unit for run in runs for unit in run.units}):
         planned = [{clip.clip_id: clip for clip in run.clips_of.get(unit, ())} for run in runs]
-        clip_ids = sorted({clip_id for by_id in planned for clip_id in by_id}, key=position.__getitem__)
-        for clip_id in clip_ids:
-            row = columns[position[clip_id]]
+        wanted_ids = pa.array({clip_id for by_id in planned for clip_id in by_id}, pa.string())
+        rows = table.filter(pc.is_in(table["clip_id"], wanted_ids)).to_pylist()
+        for row in rows:
+            clip_id = row["clip_id"]
             wanted = tuple(by_id.get(clip_id) for by_id in planned)
             roles: dict[str, list[int]] = {}
             for role, frame in manifest.key_frames_of.get(clip_id, ()):
@@ -161,7 +164,7 @@ def _steps(manifest: Manifest, root: Path | None, runs: Sequence[EncoderRun]) ->
                     None if clip is None else request for clip, request in zip(wanted, requests, strict=True)
                 ),
             )
-            yield _Step(unit, wanted, job, clip_id == clip_ids[-1])
+            yield _Step(unit, wanted, job, row is rows[-1])
 
 
 def _write(run: EncoderRun, result: UnitResult) -> None:
@@ -185,7 +188,7 @@ def run_units(manifest: Manifest, runs: Sequence[EncoderRun], *, root: Path | No
         UnitEncoder(run.encoder, batch_size=run.plan.batch_size or 1, with_frames=run.plan.with_frames)
         for run in runs
     ]
-    steps = list(_steps(manifest, root, runs))
+    steps, sent = itertools.tee(_steps(manifest, root, runs))
     pool = WorkerPool(
         decode_clip,
         n_workers=options.n_workers,
@@ -193,7 +196,7 @@ def run_units(manifest: Manifest, runs: Sequence[EncoderRun], *, root: Path | No
         memory_limit_bytes=_WORKER_MEMORY_BYTES,
     )
     with _Writer() as writer, pool:
-        outcomes = pool.imap((step.job for step in steps), max_in_flight=_max_in_flight(manifest, runs, options))
+        outcomes = pool.imap((step.job for step in sent), max_in_flight=_max_in_flight(manifest, runs, options))
         unit: int | None = None
         for block in _blocks(zip(steps, outcomes, strict=True), lambda: _block_limit(runs, options)):
             if block.unit != unit:

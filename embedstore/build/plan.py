@@ -7,71 +7,32 @@ is fixed: a resume follows it. Its key covers what it is made from, so the same 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from embedstore.build.planned import PlannedClip, PlannedClips, UnitClips
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import CorruptionError, MediaError
-from embedstore.files import create_file, read_json, storage_errors
-from embedstore.identity import canonical_json, digest_json
+from embedstore.files import create_file, hash_file, read_json, storage_errors
+from embedstore.identity import canonical_json
 from embedstore.layout import FORMAT_VERSION
 from embedstore.manifest import Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store
-from embedstore.tables import rows_to_table, table_bytes
+from embedstore.tables import table_bytes
 
-__all__ = ["BuildPlan", "PlannedClip", "make_plan", "UNIT_CLIPS"]
+__all__ = ["BuildPlan", "make_plan", "UNIT_CLIPS"]
 
 UNIT_CLIPS = 256
 # A clip that failed for one of these reasons may succeed next time; the others follow from its content.
 PASSING_REASONS = frozenset(
     {"missing", "unreadable", "source-changed", "timeout", "decoder-died", "decoder-error", "out-of-memory"}
 )
-
-_PLAN_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("content_sha256", pa.string()),
-        ("vector_key", pa.string()),
-        ("action", pa.string()),
-        ("unit", pa.int64()),
-        ("source_set", pa.string()),
-        ("source_row", pa.int64()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedClip:
-    """What happens to one clip.
-
-    Attributes
-    ----------
-    action : {"keep", "copy", "twin", "encode", "fail"}
-        ``keep`` its row of the parent set, ``copy`` a row of another set with the same key, ``twin`` the row of an
-        earlier clip with the same content, ``encode`` it, or ``fail`` for a reason that is known beforehand.
-    unit : int or None
-        Work unit of a clip to encode.
-    """
-
-    clip_id: str
-    content_sha256: str | None
-    vector_key: str | None
-    action: str
-    unit: int | None = None
-    source_set: str | None = None
-    source_row: int | None = None
-    reason: str | None = None
-    detail: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +49,7 @@ class BuildPlan:
         Whether frame vectors are stored.
     parent : str or None
         Set that the new one grows from.
-    clips : tuple of PlannedClip
+    clips : PlannedClips
         Kept rows first, in the parent's order, then the others in the manifest's.
     n_expected : int
         Clips of the manifest that the request selects.
@@ -105,34 +66,30 @@ class BuildPlan:
     spec: EncoderSpec
     with_frames: bool
     parent: str | None
-    clips: tuple[PlannedClip, ...]
+    clips: PlannedClips
     n_expected: int
     replaces: str | None = None
     n_dropped: int = 0
     batch_size: int | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_done(self) -> bool:
         """Whether the parent set is already what is asked for."""
-        carried = all(clip.action == "keep" or clip.source_set == "parent" for clip in self.clips)
-        return self.parent is not None and carried and self.n_dropped == 0
+        if self.parent is None or self.n_dropped:
+            return False
+        return all(clip.action == "keep" or clip.source_set == "parent" for clip in self.clips)
 
     @property
-    def units(self) -> dict[int, list[PlannedClip]]:
+    def units(self) -> UnitClips:
         """Clips to encode by unit, in order."""
-        found: dict[int, list[PlannedClip]] = {}
-        for clip in self.clips:
-            if clip.action == "encode" and clip.unit is not None:
-                found.setdefault(clip.unit, []).append(clip)
-        return dict(sorted(found.items()))
+        return self.clips.units
 
     def write(self, folder: Path) -> bool:
         """Write the plan into the build's folder; False where one is already there."""
         with storage_errors(folder, "write"):
             (folder / "units").mkdir(parents=True, exist_ok=True)
             (folder / "receipts").mkdir(exist_ok=True)
-        table = table_bytes(rows_to_table([vars(clip) for clip in self.clips], _PLAN_SCHEMA))
+        table = table_bytes(self.clips.table)
         header = {
             "format": FORMAT_VERSION,
             "kind": "build-plan",
@@ -166,19 +123,15 @@ class BuildPlan:
             return None
         header = read_json(folder / "plan.json")
         path = folder / f"plan-{header['clips_sha256']}.parquet"
-        with storage_errors(path, "read"):
-            try:
-                with pq.ParquetFile(path) as parquet:
-                    rows = parquet.read(use_threads=False).to_pylist()
-            except (pa.ArrowException, ValueError) as error:
-                raise CorruptionError(f"{path} is no readable plan; remove the folder {folder}") from error
+        if hash_file(path).sha256 != header["clips_sha256"]:
+            raise CorruptionError(f"{path} is no readable plan; remove the folder {folder}")
         return cls(
             key=header["key"],
             dataset=header["dataset"],
             spec=EncoderSpec.from_dict(header["spec"]),
             with_frames=header["with_frames"],
             parent=header["parent"],
-            clips=tuple(PlannedClip(**row) for row in rows),
+            clips=PlannedClips(path),
             n_expected=header["n_expected"],
             replaces=header["replaces"],
             n_dropped=header["n_dropped"],
@@ -268,12 +221,30 @@ def make_plan(
     elif with_frames:
         parent = None  # a set without frames cannot grow into one with frames
     known = _known_vectors(store, parent, spec, with_frames=with_frames)
-    kept: dict[int, PlannedClip] = {}
-    added: list[PlannedClip] = []
+    planned = _planned(manifest, spec, known, chosen=chosen, root=root)
+    clips = PlannedClips.of(planned).kept_first()
+    parent_id = None if parent is None else parent.set_id
+    n_dropped = 0 if parent is None else len(parent) - clips.counts["keep"] + _dropped_failures(parent, clips)
+    return BuildPlan(
+        key=_plan_key(manifest.name, spec, parent_id, clips, with_frames),
+        dataset=manifest.name,
+        spec=spec,
+        with_frames=with_frames,
+        parent=parent_id,
+        clips=clips,
+        n_expected=sum(chosen),
+        replaces=parents[0].set_id if parents else None,
+        n_dropped=n_dropped,
+    )
+
+
+def _planned(
+    manifest: Manifest, spec: EncoderSpec, known: _Known, *, chosen: Sequence[bool], root: Path | None
+) -> Iterator[PlannedClip]:
+    """Yield what happens to each clip that the new set has a row or a failure of, in the manifest's order."""
     first_with_key: dict[str, str] = {}
-    columns = manifest.table.select(["clip_id", "sha256", "path", "n_frames", "fps"]).to_pylist()
-    for position, (row, is_chosen) in enumerate(zip(columns, chosen, strict=True)):
-        clip_id = row["clip_id"]
+    for position, row in enumerate(_rows(manifest.table.select(["clip_id", "sha256", "path", "n_frames", "fps"]))):
+        clip_id, is_chosen = row["clip_id"], chosen[position]
         path = None if root is None or row["path"] is None else root / row["path"]
         if row["sha256"] is None:
             row["sha256"] = _content_digest(path)
@@ -286,21 +257,19 @@ def make_plan(
             if is_chosen:
                 key = spec.vector_key(content_sha256=row["sha256"] or "unknown", resolved_digest="refused")
                 carried = known.parent_failures.get((clip_id, key)) == (error.reason, str(error))
-                added.append(
-                    PlannedClip(
-                        clip_id=clip_id,
-                        content_sha256=row["sha256"],
-                        vector_key=key,
-                        action="fail",
-                        reason=error.reason,
-                        detail=str(error),
-                        source_set="parent" if carried else None,
-                    )
+                yield PlannedClip(
+                    clip_id=clip_id,
+                    content_sha256=row["sha256"],
+                    vector_key=key,
+                    action="fail",
+                    reason=error.reason,
+                    detail=str(error),
+                    source_set="parent" if carried else None,
                 )
             continue
         if (clip_id, key) in known.parent_rows:
             at = known.parent_rows[(clip_id, key)]
-            kept[at] = PlannedClip(
+            yield PlannedClip(
                 clip_id=clip_id, content_sha256=row["sha256"], vector_key=key, action="keep", source_row=at
             )
             continue
@@ -310,27 +279,15 @@ def make_plan(
         if planned.action == "encode":
             earlier = first_with_key.setdefault(key, clip_id)
             if earlier != clip_id and row["sha256"] is not None:
-                planned = PlannedClip(
-                    clip_id=clip_id, content_sha256=row["sha256"], vector_key=key, action="twin", detail=earlier
-                )
+                planned = replace(planned, action="twin", detail=earlier)
             else:
-                planned = PlannedClip(**{**vars(planned), "unit": position // UNIT_CLIPS})
-        added.append(planned)
-    clips = (*(kept[row] for row in sorted(kept)), *added)
-    parent_id = None if parent is None else parent.set_id
-    n_dropped = 0 if parent is None else len(parent) - len(kept) + _dropped_failures(parent, clips)
-    return BuildPlan(
-        key=_plan_key(manifest.name, spec, parent_id, clips, with_frames),
-        dataset=manifest.name,
-        spec=spec,
-        with_frames=with_frames,
-        parent=parent_id,
-        clips=clips,
-        n_expected=sum(chosen),
-        replaces=parents[0].set_id if parents else None,
-        n_dropped=n_dropped,
-        counts=Counter(clip.action for clip in clips),
-    )
+                planned = replace(planned, unit=position // UNIT_CLIPS)
+        yield planned
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=UNIT_CLIPS):
+        yield from batch.to_pylist()
 
 
 def _plan_absent(
@@ -364,16 +321,22 @@ def _plan_absent(
     return PlannedClip(clip_id=clip_id, content_sha256=content, vector_key=key, action="encode")
 
 
-def _dropped_failures(parent: EmbeddingSet, clips: Sequence[PlannedClip]) -> int:
+def _dropped_failures(parent: EmbeddingSet, clips: PlannedClips) -> int:
     carried = {clip.clip_id for clip in clips if clip.action == "fail" and clip.source_set == "parent"}
     failed = parent.failures.column("clip_id")
     return int(pc.sum(pc.invert(pc.is_in(failed, pa.array(sorted(carried), pa.string())))).as_py() or 0)
 
 
-def _plan_key(
-    dataset: str, spec: EncoderSpec, parent_id: str | None, clips: Sequence[PlannedClip], with_frames: bool
-) -> str:
+def _plan_key(dataset: str, spec: EncoderSpec, parent_id: str | None, clips: PlannedClips, with_frames: bool) -> str:
+    """Return the digest of ``[dataset, fingerprint, parent, with_frames, wanted, settled]`` as canonical JSON."""
     # Reuse from elsewhere is left out: a copy that appears between two runs must not orphan the first one's units.
-    wanted = [[clip.clip_id, clip.vector_key] for clip in clips if clip.action in ("encode", "twin", "copy")]
-    settled = [[clip.clip_id, clip.reason] for clip in clips if clip.action == "fail"]
-    return digest_json([dataset, spec.fingerprint, parent_id, with_frames, wanted, settled])
+    wanted = ([clip.clip_id, clip.vector_key] for clip in clips if clip.action in ("encode", "twin", "copy"))
+    settled = ([clip.clip_id, clip.reason] for clip in clips if clip.action == "fail")
+    digest = hashlib.sha256(canonical_json([dataset, spec.fingerprint, parent_id, with_frames])[:-1])
+    for pairs in (wanted, settled):
+        digest.update(b",[")
+        for number, pair in enumerate(pairs):
+            digest.update(b"," * (number > 0) + canonical_json(pair))
+        digest.update(b"]")
+    digest.update(b"]")
+    return digest.hexdigest()

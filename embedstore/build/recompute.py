@@ -14,7 +14,7 @@ import numpy as np
 
 from embedstore.build.decode import DecodedClip, DecodeJob, DecodeRequest, Prepared, decode_clip
 from embedstore.build.encode import UnitEncoder
-from embedstore.build.plan import PlannedClip
+from embedstore.build.planned import PlannedClip
 from embedstore.build.weights import find_weights
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.encoder import Encoder, EncoderCard, LoadRequest, get_card, load_encoder

@@ -114,8 +114,7 @@ def _select(manifest: Manifest, request: BuildRequest) -> list[bool]:
 
 def _describe(store: Store, plan: BuildPlan, set_id: str, began: float, n_encoded: int) -> BuildOutcome:
     opened = store.open_set(set_id)
-    selected = {clip.clip_id for clip in plan.clips}
-    failures = [row for row in opened.failures.to_pylist() if row["clip_id"] in selected]
+    failures = opened.failures.to_pylist()
     arrays = opened.described["arrays"]
     n_ok = min(len(opened), plan.n_expected - len(failures))
     return BuildOutcome(
@@ -208,16 +207,18 @@ class _DatasetBuild:
                 written, encoder = self._settle(chosen, plan, folder)
                 units = open_units(written, folder)
                 mine = [unit for unit in units if shard is None or unit % shard[1] == shard[0]]
-                n_encoded = sum(len(clips) for unit, clips in written.units.items() if unit in mine)
+                n_encoded = sum(map(written.units.n_clips, mine))
                 settled.append((chosen, written, folder, encoder, n_encoded))
                 if mine and encoder is not None:
                     runs.append(EncoderRun(plan=written, encoder=encoder, folder=folder, units=mine))
+            specs = [plan.spec for _, plan in plans]
+            plans.clear()  # the plans on disk are followed, which take no memory
             self._encode(runs)
             for chosen, plan, folder, encoder, n_encoded in settled:
                 outcomes[plan.spec.title] = self._commit(chosen, plan, folder, encoder, n_encoded)
-        for _, plan in plans:
-            drop_stale_builds(self._store, plan.dataset, plan.spec.fingerprint)
-        return [outcomes[plan.spec.title] for _, plan in plans]
+        for spec in specs:
+            drop_stale_builds(self._store, self._manifest.name, spec.fingerprint)
+        return [outcomes[spec.title] for spec in specs]
 
     def _encode(self, runs: Sequence[EncoderRun]) -> None:
         if not runs:
@@ -284,7 +285,7 @@ class _DatasetBuild:
         return outcome
 
     def _dry(self, plan: BuildPlan) -> BuildOutcome:
-        counts = Counter(clip.action for clip in plan.clips)
+        counts = plan.clips.counts
         listed = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
         return BuildOutcome(
             dataset=plan.dataset,

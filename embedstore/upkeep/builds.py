@@ -65,7 +65,7 @@ class BuildState:
         """Ids of the sets whose rows it takes over."""
         if self.plan is None:
             return frozenset()
-        sources = {clip.source_set for clip in self.plan.clips}
+        sources = self.plan.clips.distinct("source_set")
         return frozenset(name for name in {self.plan.parent, *sources} if name is not None and is_digest(name))
 
     @property
