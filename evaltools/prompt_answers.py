@@ -15,7 +15,8 @@ from evaltools.cohort import NotRunnableError
 from evaltools.features import VectorSource, pool_by_blocks
 from evaltools.fitting import Targets
 from evaltools.metrics import Codes, Floats
-from evaltools.prompt_bank import BankSource, TaskPrompts
+from evaltools.prompt_bank import BankSource, TaskPrompts, read_prompts, require_dims
+from evaltools.task import Task
 from evaltools.unfitted import Answers, UnfittedProtocol
 from evaltools.zeroshot_rules import (
     VALUE_RULES,
@@ -41,6 +42,29 @@ class AskedSet:
     bank: BankSource
     prompts: TaskPrompts
     pool: str
+
+    @classmethod
+    def of(cls, source: VectorSource, bank: BankSource, task: Task) -> AskedSet:
+        """Read the prompts of a task, and say which vectors have their dimensions: the frames, else the clips.
+
+        Raises
+        ------
+        MissingVectorsError
+            The bank has no prompts of the task.
+        VectorError
+            Neither has, or a prompt vector is not finite.
+        """
+        prompts = read_prompts(bank, task)
+        dims, frames = prompts.vectors.shape[1], source.array("frames")
+        if frames is not None and frames.shape[1] == dims:
+            return cls(source, bank, prompts, "frames")
+        require_dims(bank, source.clips.shape[1], title=source.spec.title, dataset=source.dataset)
+        return cls(source, bank, prompts, "clip")
+
+    @property
+    def pooled(self) -> tuple[VectorSource, str]:
+        """The set, and the pooling of `evaltools.features` whose vectors it must have."""
+        return self.source, "mean" if self.pool == "frames" else "clip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,33 +114,59 @@ class PromptAnswers:
             prompts = self.asked.prompts.take(chosen)
             if self._rule["rule"] == "axis":
                 means = self._means if noise_seed is None else self._pooled(noise_seed)
-                return self._along(unit_rows(means) @ text_axis(prompts.vectors, prompts.values))
-            values = self._values(prompts, noise_seed)
+                return self._along(self._whole(unit_rows(means) @ text_axis(prompts.vectors, prompts.values)))
+            values = self._whole(self._values(prompts, noise_seed))
             return Answers(predict=lambda labels: values)
         means = self._means if noise_seed is None else self._pooled(noise_seed)
         return self._classified(means, chosen)
 
+    def places_on_axis(self) -> Floats:
+        """Return where each clip stands along the text axis of the numbers, (n,)."""
+        axis = text_axis(self.asked.prompts.vectors, self.asked.prompts.values)
+        return self._whole(unit_rows(self._means) @ axis)
+
+    @cached_property
+    def _needed(self) -> Codes:
+        """Positions of the clips whose answers are looked at: test, and train where something is found on it."""
+        on_train = self._rule.get("decide") == "threshold" or self._rule.get("rule") == "axis"
+        return np.unique(np.concatenate([self.targets.test, self.targets.train if on_train else []])).astype(np.intp)
+
+    def _whole(self, answered: Floats) -> Floats:
+        """Return answers of all clips (n, ...), NaN where none was needed."""
+        if len(answered) == len(self.rows):
+            return answered
+        whole = np.full((len(self.rows), *answered.shape[1:]), np.nan)
+        whole[self._needed] = answered
+        return whole
+
     @cached_property
     def _means(self) -> Floats:
-        """Mean of the unit frame vectors of each clip, (n, D); of a set without frames the unit clip vectors."""
+        """Mean of the unit frame vectors of each needed clip; of a set without frames the unit clip vectors."""
         return self._pooled(None)
 
     def _pooled(self, noise_seed: int | None) -> Floats:
-        noise = None if noise_seed is None else np.random.default_rng(noise_seed)
+        """Return the means of the needed clips, or those of Gaussian vectors in place of every clip's."""
+        rows, noise = self._rows(noise_seed)
         if self.asked.pool == "clip":
-            return self._units(np.asarray(self.asked.source.clips[self.rows]), noise)
+            return self._units(np.asarray(self.asked.source.clips[rows]), noise)
 
         def pool(frames: npt.NDArray[np.float32], _: Rows, starts: Rows, counts: Rows) -> Floats:
             mean: Floats = np.add.reduceat(self._units(frames, noise), starts, axis=0) / counts[:, None]
             return mean
 
-        return pool_by_blocks(self.asked.source, self.rows, pool)
+        return pool_by_blocks(self.asked.source, rows, pool)
+
+    def _rows(self, noise_seed: int | None) -> tuple[Rows, np.random.Generator | None]:
+        """Return the rows of the index that are read, and what makes noise."""
+        if noise_seed is None:
+            return self.rows[self._needed], None
+        return self.rows, np.random.default_rng(noise_seed)
 
     def _values(self, prompts: TaskPrompts, noise_seed: int | None) -> Floats:
-        noise = None if noise_seed is None else np.random.default_rng(noise_seed)
+        rows, noise = self._rows(noise_seed)
         rule = partial(VALUE_RULES[self._rule["rule"]], share=self._rule["top_share"])
         if self.asked.pool == "clip":
-            units = self._units(np.asarray(self.asked.source.clips[self.rows]), noise)
+            units = self._units(np.asarray(self.asked.source.clips[rows]), noise)
             each = np.arange(len(units))
             return rule(units @ prompts.vectors.T, prompts.values, each, np.ones_like(each))
 
@@ -124,7 +174,7 @@ class PromptAnswers:
             values = rule(self._units(frames, noise) @ prompts.vectors.T, prompts.values, starts, counts)
             return values[:, None]
 
-        return pool_by_blocks(self.asked.source, self.rows, pool)[:, 0]
+        return pool_by_blocks(self.asked.source, rows, pool)[:, 0]
 
     def _units(self, vectors: npt.NDArray[Any], noise: np.random.Generator | None) -> Floats:
         if noise is not None:
@@ -151,6 +201,7 @@ class PromptAnswers:
             shares = softmax(class_means(units @ vectors.T, dense, len(spoken)))
         spread = np.zeros((len(means), len(position)))
         spread[:, spoken] = shares
+        spread = self._whole(spread)
         return Answers(predict=lambda labels: spread)
 
     def _positive(self, codes: Codes) -> Kept:
@@ -167,7 +218,7 @@ class PromptAnswers:
 
     def _thresholded(self, means: Floats, positive: Floats) -> Answers:
         of_image = means if self._rule["image"] == "mean of the unit frame vectors" else unit_rows(means)
-        scores: Floats = (of_image @ positive.T).mean(axis=1)
+        scores = self._whole((of_image @ positive.T).mean(axis=1))
         train = self.targets.train
         if len(set(self.targets.values[train].tolist())) < 2:
             raise NotRunnableError(

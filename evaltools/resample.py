@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ MIN_PATIENTS = 20  # below these the value stands without an interval
 MIN_CLASS_PATIENTS = 5
 LEVEL = 0.95
 _BLOCK = 250
+_KEPT_BYTES = 32 << 20  # draws of no more than this are kept for the next estimate
 _MAX_UNDEFINED = 0.05  # share of draws without a value (one class drawn) beyond which an interval would mislead
 
 Scorer = Callable[[Floats], dict[str, Floats]]
@@ -76,6 +78,15 @@ def patient_draws(n_patients: int, *, draws: int, seed: int) -> Iterator[Floats]
         yield counts.reshape(rows, n_patients).astype(np.float64)
 
 
+@lru_cache(maxsize=2)
+def _kept_draws(n_patients: int, *, draws: int, seed: int) -> tuple[Floats, ...]:
+    """Return the blocks of `patient_draws`: every set of vectors of a table, and every metric, has the same."""
+    blocks = tuple(patient_draws(n_patients, draws=draws, seed=seed))
+    for block in blocks:
+        block.flags.writeable = False
+    return blocks
+
+
 def interval_refusal(patients: Codes, classes: npt.NDArray[Any] | None = None) -> str | None:
     """Return why no interval can be given, or None.
 
@@ -125,7 +136,8 @@ def _estimates(scorer: Scorer, n_patients: int, draws: int, seed: int, refusal: 
         refusal = "no bootstrap was asked for"
     if refusal is not None:
         return {name: _without_interval(value, refusal) for name, value in values.items()}
-    blocks = [scorer(counts) for counts in patient_draws(n_patients, draws=draws, seed=seed)]
+    drawn = _kept_draws if 8 * n_patients * draws <= _KEPT_BYTES else patient_draws
+    blocks = [scorer(counts) for counts in drawn(n_patients, draws=draws, seed=seed)]
     return {
         name: _with_interval(value, np.concatenate([block[name] for block in blocks]))
         for name, value in values.items()

@@ -316,7 +316,9 @@ def test_bad_input_is_one_sentence(make_manifest: MakeManifest, make_source: Mak
     strange = _bank(np.eye(12)[:2], [("view", label, None, None) for label in ("left", "right")])
     with pytest.raises(ContentError, match="speaks of the classes left, right"):
         zeroshot_manifest([(source, strange)], manifest, task=VIEW, options=options)
-    source.frames[0, 0] = np.nan
+    tested = manifest.clip_ids[manifest.column("split").index("test")]
+    at = source.index.column("clip_id").to_pylist().index(tested)
+    source.frames[source.index.column("frame_row")[at].as_py(), 0] = np.nan
     with pytest.raises(VectorError, match="not finite"):
         zeroshot_manifest([(source, _value_bank(12))], manifest, task=LVEF, options=options)
 
