@@ -69,7 +69,12 @@ export_options = _together(
         ),
         click.option("--contact", default="", help="Whom to ask, for the card."),
         click.option("--note", default="", help="A sentence for the card."),
-        click.option("--sign", "key", type=click.Path(path_type=Path), help="SSH key to sign with."),
+        click.option(
+            "--sign",
+            "key",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="SSH key to sign with; the public one where an agent holds it.",
+        ),
     ]
 )
 
@@ -194,7 +199,7 @@ def export_request(store: Store, name: str | None, **options: Any) -> ExportRequ
     return ExportRequest(snapshot_id=find_snapshot(store, name), accept_group=accept, **options)
 
 
-def _say_plan(plan: ExportPlan) -> None:
+def _say_plan(plan: ExportPlan, refused: str | None) -> None:
     say(f"recipient {plan.recipient}")
     for dataset in plan.datasets:
         facts = dataset.manifest.dataset
@@ -209,15 +214,20 @@ def _say_plan(plan: ExportPlan) -> None:
         if dataset.group is not None:
             say(f"  fewest patients who share {', '.join(dataset.group_columns)}: {dataset.group}")
         say(f"  sets: {', '.join(entry.title for entry in dataset.sets)}")
+    if refused is not None:
+        say(f"as it stands the export would be refused: {refused}")
 
 
 def _say_export(outcome: ExportOutcome) -> None:
+    from embedstore.snapshot.pseudonyms import PUBLIC_RECIPIENT
+
     for path in outcome.paths:
         say(f"wrote {path}")
     say(f"snapshot {outcome.snapshot.id}")
     size = f"{outcome.snapshot.n_bytes / 1e6:.1f} MB in {len(outcome.snapshot.files)} files"
     if not outcome.snapshot.internal:
-        size += f", for {outcome.plan.recipient}; tell the recipient the id by another way than the files"
+        whom = "" if outcome.plan.recipient == PUBLIC_RECIPIENT else f", for {outcome.plan.recipient}"
+        size += f"{whom}; tell the recipient the id by another way than the files"
     say(size)
     if outcome.left_out:
         say(f"{outcome.left_out} clips stand in no manifest and stayed here")
@@ -242,7 +252,7 @@ def export(
     Example: embedstore snapshot export for-lab-b --recipient lab-b --encoder panecho --permission-ref "mail of 1 May"
     """
     from embedstore.snapshot.export import export_snapshot
-    from embedstore.snapshot.plan import make_plan
+    from embedstore.snapshot.plan import make_plan, refusal
     from embedstore.snapshot.signature import sign
     from embedstore.store import Store
 
@@ -250,7 +260,8 @@ def export(
     request = export_request(store, name, **options)
     if dry_run:
         plan = make_plan(store, request)
-        emit_json({"dry_run": True, **plan.to_dict()}) if as_json else _say_plan(plan)
+        refused = refusal(plan, request)
+        emit_json({"dry_run": True, "refused": refused, **plan.to_dict()}) if as_json else _say_plan(plan, refused)
         return
     outcome = export_snapshot(store, request)
     if key is not None:
@@ -298,6 +309,7 @@ def take_in(
     extra : mapping, optional
         Added to the JSON document; ``bring`` may fill it.
     """
+    from embedstore.errors import ContentError
     from embedstore.snapshot.importing import ImportRequest
     from embedstore.snapshot.labels import join_labels, read_labels
     from embedstore.snapshot.pseudonyms import read_join_key, read_map
@@ -322,7 +334,10 @@ def take_in(
         document = outcome.to_dict()
         if labels is not None:
             names = document["datasets"]
-            joined = join_labels(store, labels, datasets=names, pseudonyms=pseudonyms, join_key=shared_key)
+            try:
+                joined = join_labels(store, labels, datasets=names, pseudonyms=pseudonyms, join_key=shared_key)
+            except ContentError as error:
+                raise ContentError(f"the snapshot was imported, but no labels were joined: {error}") from error
     if as_json:
         emit_json({**document, **(extra or {}), "labels": [entry.to_dict() for entry in joined]})
         return

@@ -305,6 +305,8 @@ def _keeps_own(
         return False
     origins = received.of_dataset(own.name, own.media_digest)
     is_update = any(snapshot.source == inspected.snapshot.source for _, snapshot in origins)
+    if any(own.manifest_id == origin.manifest_id for origin, _ in origins):
+        return False  # as it came in: nothing of this store's own is lost with it
     if own.media_digest == dataset.media_digest and is_update:
         # The same clips. Labels that were joined to them stay, unless the sender's own annotations are others now.
         return any(origin.annotations_digest == dataset.annotations_digest for origin, _ in origins)

@@ -29,7 +29,7 @@ from embedstore.snapshot.pseudonyms import PUBLIC_RECIPIENT, Pseudonyms, new_rec
 from embedstore.snapshot.received import Received, read_received
 from embedstore.store import Store
 
-__all__ = ["DatasetPlan", "ExportPlan", "ExportRequest", "make_plan", "version_of"]
+__all__ = ["DatasetPlan", "ExportPlan", "ExportRequest", "make_plan", "refusal", "require_allowed", "version_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +247,15 @@ def make_plan(store: Store, request: ExportRequest) -> ExportPlan:
         received=received,
         version=version_of(store, snapshot),
     )
+
+
+def refusal(plan: ExportPlan, request: ExportRequest) -> str | None:
+    """Return why the export would be refused, as far as that can be told before it is written."""
+    try:
+        require_allowed(plan, request)
+    except PolicyError as error:
+        return str(error)
+    return None
 
 
 def require_allowed(plan: ExportPlan, request: ExportRequest) -> None:

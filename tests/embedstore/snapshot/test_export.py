@@ -298,6 +298,10 @@ def test_dry_run_lists_every_column_and_writes_nothing(store: Store, tmp_path: P
     listed = {column["column"]: column["action"] for column in dataset["columns"]}
     assert set(listed) >= {*store.manifest("mine").fields, "key_frames", "index.parquet:vector_key"}
     assert listed["path"] == "emptied" and listed["clip_id"] == "pseudonym" and listed["lvef_pct"] == "left out"
+    assert json.loads(ran.out)["refused"] is None
+    closed = hospital_store(tmp_path / "closed", redistribution="no").layout.root
+    ran = run_command("snapshot", "export", tmp_path / "out", "--store", closed, "--dry-run")
+    assert ran.code == 0 and "would be refused: redistribution is not free for mine (no)" in ran.out
     assert not (tmp_path / "out").exists() and not store.layout.private.exists()
 
 

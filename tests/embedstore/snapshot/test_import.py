@@ -7,8 +7,10 @@ import os
 import random
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from sent_snapshots import (
     N_CLIPS,
@@ -127,7 +129,7 @@ def test_labels_join_by_map_by_key_and_by_public_id(sent: Path, tmp_path: Path) 
     labels = labels_csv(tmp_path / "labels.csv")
     store = tmp_path / "b"
     refused = run_command("snapshot", "import", sent / "out", "--store", store, "--labels-from", labels)
-    assert refused.code == 4 and "--map" in refused.err
+    assert refused.code == 4 and "--map" in refused.err and "was imported" in refused.err
     ran = run_command(
         "snapshot", "import", sent / "out", "--store", store, "--labels-from", labels, "--map", sent / "map.json"
     )
@@ -293,6 +295,24 @@ def test_an_older_snapshot_needs_a_flag(tmp_path: Path) -> None:
     assert store.snapshot().id != head
 
 
+def test_going_back_takes_the_older_manifest_too(tmp_path: Path) -> None:
+    own = hospital_store(tmp_path / "a")
+    store = Store.create(tmp_path / "b")
+    splits = []
+    for name in ("v1", "v2"):
+        export_of(own, tmp_path / name)
+        import_snapshot(store, tmp_path / name)
+        splits.append(store.manifest("mine").column("split"))
+        changed = own.manifest("mine")
+        table = changed.table.set_column(
+            changed.table.column_names.index("split"), "split", pa.array(["train"] * N_CLIPS, pa.string())
+        )
+        own.add_manifest(replace(changed, table=table))
+    assert splits[0] != splits[1]
+    back = import_snapshot(store, tmp_path / "v1", ImportRequest(allow_rollback=True))
+    assert store.manifest("mine").column("split") == splits[0] and back.kept_manifests == ()
+
+
 def test_labels_stay_when_the_sender_sends_more(tmp_path: Path) -> None:
     own = hospital_store(tmp_path / "a", ids="public")
     export_of(own, tmp_path / "v1")
@@ -356,8 +376,6 @@ def test_passing_on_inherits_licences_permissions_and_names(tmp_path: Path) -> N
     loose = hospital_manifest(redistribution="yes")
     assert loose.dataset.redistribution == "yes"
     labelled = store.manifest("mine")
-    from dataclasses import replace
-
     store.add_manifest(replace(labelled, dataset=labelled.dataset.model_copy(update={"redistribution": "yes"})))
     with pytest.raises(PolicyError, match="redistribution is not free"):
         export_of(store, tmp_path / "on")
