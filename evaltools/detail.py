@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaltools.calibration import Calibration
 from evaltools.fitting import Targets
 from evaltools.metrics import METRICS, ClassificationScorer, Codes, Floats
 from evaltools.resample import Estimate, estimate_metrics, estimates_to_dict, interval_refusal, patient_codes
@@ -18,9 +19,7 @@ from evaltools.resample import Estimate, estimate_metrics, estimates_to_dict, in
 __all__ = ["EF_CUTOFFS_PCT", "agreement", "calibration", "cutoff_auroc", "subgroup_gap"]
 
 EF_CUTOFFS_PCT = (40.0, 50.0)  # reduced, and reduced or mildly reduced: ESC heart failure guideline 2021, table 3
-N_BINS = 15  # Guo et al., arXiv:1706.04599
 _AGREEMENT = 1.96  # Bland and Altman, Lancet 1986;1:307-310
-_SMALLEST_SHARE = 1e-15
 
 Draws = Mapping[str, int]
 
@@ -47,8 +46,7 @@ def calibration(targets: Targets, shares: Floats, *, draws: int, seed: int) -> d
     targets : Targets
         Whose test rows the shares are for.
     shares : (m, K) float64
-        Of the classes. The Brier score is that of the second class where there are two, else the sum over classes.
-        Calibration error is of the predicted class, in 15 bins of equal width.
+        Of the classes, see `evaltools.calibration.Calibration`.
 
     Returns
     -------
@@ -58,38 +56,10 @@ def calibration(targets: Targets, shares: Floats, *, draws: int, seed: int) -> d
     """
     true = targets.values[targets.test].astype(np.intp)
     patients = patient_codes(targets.patients[targets.test])
-    at = np.arange(len(true))
-    sure = shares.max(axis=1)
-    right = (shares.argmax(axis=1) == true).astype(np.float64)
-    is_class = np.zeros_like(shares)
-    is_class[at, true] = 1.0
-    squared = (shares - is_class) ** 2
-    brier = squared[:, 1] if shares.shape[1] == 2 else squared.sum(axis=1)
-    surprise = -np.log(np.maximum(shares[at, true], _SMALLEST_SHARE))
-    of_bin = np.minimum((sure * N_BINS).astype(np.intp), N_BINS - 1)[:, None] == np.arange(N_BINS)
-    columns = [np.ones_like(sure), brier, surprise]
-    binned = np.concatenate([of_bin * sure[:, None], of_bin * right[:, None]], axis=1)
-    sums = _Sums(np.column_stack([*columns, binned]), patients)
-
-    def score(counts: Floats) -> dict[str, Floats]:
-        n, of_brier, of_surprise, *rest = sums(counts).T
-        confident, accurate = np.stack(rest[:N_BINS]), np.stack(rest[N_BINS:])
-        return {"brier": of_brier / n, "ece": np.abs(confident - accurate).sum(axis=0) / n, "nll": of_surprise / n}
-
+    scorer = Calibration(true, shares, patients=patients)
     refusal = interval_refusal(patients, true)
-    estimates = estimate_metrics(score, n_patients=sums.n_patients, draws=draws, seed=seed, refusal=refusal)
-    bins = [
-        {
-            "low": code / N_BINS,
-            "high": (code + 1) / N_BINS,
-            "n": int(inside.sum()),
-            "confidence": float(sure[inside].mean()),
-            "accuracy": float(right[inside].mean()),
-        }
-        for code, inside in enumerate(of_bin.T)
-        if inside.any()
-    ]
-    return {**estimates_to_dict(estimates), "bins": bins}
+    estimates = estimate_metrics(scorer, n_patients=scorer.n_patients, draws=draws, seed=seed, refusal=refusal)
+    return {**estimates_to_dict(estimates), "bins": scorer.bins()}
 
 
 def agreement(targets: Targets, values: Floats, *, draws: int, seed: int) -> dict[str, Any]:

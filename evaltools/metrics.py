@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from evaltools.calibration import Calibration
 from evaltools.rankings import Ranking, auroc, average_precision, by_slices, prefix_sums, spearman
 
 __all__ = [
@@ -75,6 +76,9 @@ METRICS: Mapping[str, Metric] = {
         Metric("f1_macro", "macro F1", "classification"),
         Metric("auroc", "AUROC", "classification"),
         Metric("auprc", "AUPRC", "classification"),
+        Metric("ece", "ECE", "classification", higher_is_better=False),
+        Metric("brier", "Brier score", "classification", higher_is_better=False),
+        Metric("nll", "NLL", "classification", higher_is_better=False),
         Metric("recall", "recall", "classification", of_one_class=True),
     )
 }
@@ -151,11 +155,12 @@ def _patient_sums(columns: tuple[Floats, ...], patients: Codes, n_patients: int)
 
 
 class ClassificationScorer:
-    """Accuracy, balanced accuracy, macro F1, AUROC and AUPRC of one set of predictions.
+    """Accuracy, balanced accuracy, macro F1, AUROC, AUPRC and calibration of one set of predictions.
 
     The predicted class is the one of highest probability. Balanced accuracy is the mean recall over the classes
     that occur; macro F1 averages over classes that occur or are predicted. With two classes AUROC and AUPRC take
-    the second as the positive one; with more they are means over one-vs-rest of the classes that occur.
+    the second as the positive one; with more they are means over one-vs-rest of the classes that occur. ECE, Brier
+    score and NLL are those of `evaltools.calibration.Calibration`.
 
     Parameters
     ----------
@@ -177,6 +182,7 @@ class ClassificationScorer:
         self.patient_sums = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
         occurring = [1] if self.n_classes == 2 else sorted(set(y_true.tolist()))
         rankings = [Ranking(probabilities[:, k], patients) for k in occurring]
+        self._calibration = Calibration(y_true, probabilities, patients=patients)
         self._versus_rest = [(one, (y_true == k)[one.order]) for one, k in zip(rankings, occurring, strict=True)]
 
     def __call__(self, counts: Floats, *, ranked: Collection[str] = RANKED) -> dict[str, Floats]:
@@ -184,7 +190,7 @@ class ClassificationScorer:
 
         AUROC and AUPRC, the slow ones, are there where ``ranked`` names them.
         """
-        scores = self.of_sums(counts @ self.patient_sums)
+        scores = self.of_sums(counts @ self.patient_sums) | self._calibration(counts)
         names = [name for name in _OF_CLASSES if name in ranked]
         if names:
             found = by_slices(counts, len(self.patients), lambda part: self._ranked(part, names))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaltools.calibration import CALIBRATED
 from evaltools.metrics import RANKED, ClassificationScorer, Codes, Floats, RegressionScorer
 from evaltools.resample import DEFAULT_DRAWS, Estimate, estimate_metrics
 from evaltools.swaps import Swapped, swapped_precision, swapped_spearman
@@ -106,7 +107,7 @@ class _Difference:
             return apart
         if self._ranked is not None:
             return self._ranked(kept)
-        if self._metric in RANKED:
+        if self._metric in RANKED or self._metric in CALIBRATED:
             return self(np.concatenate([kept, 1.0 - kept], axis=1))
         of_a, of_b = self._scorer.patient_sums[: self._half], self._scorer.patient_sums[self._half :]
         first = kept @ (of_a - of_b) + of_b.sum(axis=0)

@@ -11,7 +11,9 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from evaltools.detail import agreement, calibration, cutoff_auroc, subgroup_gap
 from evaltools.fitting import Targets
 from evaltools.metrics import regression_metrics
+from evaltools.probe import ProbeOptions, probe_manifest
 from evaltools.resample import patient_draws
+from evaltools.task import get_task
 
 
 def _targets(kind: Any, values: np.ndarray, classes: tuple[str, ...] = ()) -> Targets:
@@ -54,6 +56,19 @@ def test_calibration_is_that_of_a_loop_and_of_scikit_learn(n_classes: int) -> No
             rows = np.repeat(np.arange(200), np.repeat(row, 2).astype(int))
             replicates.append(_ece(true[rows], shares[rows]))
     assert [found["ece"]["ci_low"], found["ece"]["ci_high"]] == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
+
+
+def test_calibration_can_be_what_a_task_asks_for(make_manifest: Any, make_source: Any) -> None:
+    manifest = make_manifest(60)
+    task = get_task("view").model_copy(update={"metrics": ("brier", "nll", "ece"), "main_metric": "brier"})
+    options = ProbeOptions(draws=100, n_shuffles=5)
+    (result,) = probe_manifest([make_source(manifest)], manifest, task=task, options=options)
+    assert list(result.metrics) == ["brier", "nll", "ece"] and result.to_dict()["main_metric"] == "brier"
+    beside = result.extras["calibration"]
+    for name, estimate in result.metrics.items():
+        assert estimate.to_dict() == beside[name]
+    assert result.metrics["brier"].ci_high < result.controls["random"]["brier"].value
+    assert result.p_shuffled == pytest.approx(1 / 6) and result.controls["shuffled"]["nll"].value > 1
 
 
 def test_limits_of_agreement() -> None:

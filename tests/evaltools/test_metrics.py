@@ -37,7 +37,25 @@ def reference_classification(y: np.ndarray, probabilities: np.ndarray) -> dict[s
             "f1_macro": reference.f1_score(y, predicted, average="macro"),
             "auroc": np.mean(areas) if areas else np.nan,
             "auprc": np.mean(precisions) if precisions else np.nan,
+            **reference_calibration(y, probabilities),
         }
+
+
+def reference_calibration(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """One row after the other, one bin after the other."""
+    brier, surprise, rows = [], [], []
+    for true, shares in zip(y, probabilities, strict=True):
+        wanted = np.eye(len(shares))[true]
+        brier.append((shares[1] - true) ** 2 if len(shares) == 2 else float(((shares - wanted) ** 2).sum()))
+        surprise.append(-np.log(max(shares[true], 1e-15)))
+        rows.append((shares.max(), float(shares.argmax() == true)))
+    error = 0.0
+    for code in range(15):
+        inside = [row for row in rows if min(int(row[0] * 15), 14) == code]
+        if inside:
+            confidence, accuracy = np.mean(inside, axis=0)
+            error += len(inside) / len(rows) * abs(confidence - accuracy)
+    return {"ece": error, "brier": np.mean(brier), "nll": np.mean(surprise)}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -106,7 +124,8 @@ def test_ranks_ignore_a_monotone_map(shift: float, scale: float) -> None:
 
 def test_names_are_the_contracts() -> None:
     assert metric_names("regression") == ("mae", "rmse", "r2", "pearson", "spearman")
-    assert metric_names("classification") == ("accuracy", "balanced_accuracy", "f1_macro", "auroc", "auprc")
+    of_classes = ("accuracy", "balanced_accuracy", "f1_macro", "auroc", "auprc", "ece", "brier", "nll")
+    assert metric_names("classification") == of_classes
     assert set(regression_metrics([1.0, 2.0], [1.0, 2.0])) == set(metric_names("regression"))
     assert set(classification_metrics([0, 1], [[1, 0], [0, 1]])) == set(metric_names("classification"))
-    assert not METRICS["mae"].higher_is_better
+    assert not any(METRICS[name].higher_is_better for name in ("mae", "rmse", "ece", "brier", "nll"))

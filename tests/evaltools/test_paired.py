@@ -38,7 +38,7 @@ def score(pair: Pair, metric: str, rows: np.ndarray, predicted: np.ndarray) -> f
     return float(scores(pair.y_true[rows], predicted[rows])[metric])
 
 
-@pytest.mark.parametrize("metric", ["mae", "r2", "spearman", "balanced_accuracy", "auroc", "auprc"])
+@pytest.mark.parametrize("metric", ["mae", "r2", "spearman", "balanced_accuracy", "auroc", "auprc", "ece", "nll"])
 def test_the_interval_is_that_of_a_plain_loop_with_the_same_draws(metric: str) -> None:
     patients = np.repeat(np.arange(25), 2)
     pair = regression_pair(patients) if metric in ("mae", "r2", "spearman") else class_pair(patients)
@@ -55,7 +55,7 @@ def test_the_interval_is_that_of_a_plain_loop_with_the_same_draws(metric: str) -
 
 
 @pytest.mark.parametrize(
-    "metric", ["mae", "r2", "pearson", "spearman", "f1_macro", "balanced_accuracy", "auroc", "auprc"]
+    "metric", ["mae", "r2", "pearson", "spearman", "f1_macro", "balanced_accuracy", "auroc", "auprc", "ece", "brier"]
 )
 def test_the_exact_test_is_that_of_a_plain_loop_over_all_swaps(metric: str) -> None:
     regression = metric in ("mae", "r2", "pearson", "spearman")
