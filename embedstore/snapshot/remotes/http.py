@@ -22,12 +22,11 @@ from urllib.parse import quote, urlsplit
 from embedstore.errors import EmbedstoreError, EnvironmentFailure, HostileInputError, PolicyError, UnknownNameError
 from embedstore.files import FileRecord
 from embedstore.snapshot.remotes.connection import TIMEOUT_S, LiveAnswers, expect_more, is_private_host, make_opener
-from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream, without_password
+from embedstore.snapshot.remotes.remote import BLOCK_BYTES, BLOCK_S, Broken, Stream, without_password
 
 __all__ = ["HttpRemote"]
 
 _LONGEST_WAIT_S = 60.0
-_BLOCK_S = 0.25  # a block goes on after this, full or not, so that a trickle is seen as one
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _DENIED = {401, 403, 407, 451}
@@ -204,7 +203,7 @@ def _blocks(answer: Any) -> Iterator[memoryview]:
 
 def _fill(answer: Any, buffer: memoryview) -> tuple[int, Broken | None]:
     """Receive until a buffer is full, the answer ends or some time has passed; return how many bytes came."""
-    count, until = 0, time.monotonic() + _BLOCK_S
+    count, until = 0, time.monotonic() + BLOCK_S
     try:
         while count < len(buffer) and (not count or time.monotonic() < until):
             expect_more(answer)

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from embedstore.files import FileRecord
 
-__all__ = ["BLOCK_BYTES", "Broken", "Remote", "Stream", "without_password"]
+__all__ = ["BLOCK_BYTES", "BLOCK_S", "Broken", "Remote", "Stream", "without_password"]
 
 BLOCK_BYTES = 512 << 10  # fits the cache of a core, in which it is hashed after it was written
+BLOCK_S = 0.25  # a block is handed on after this, full or not, so that a trickle is seen as one
 
 
 def without_password(url: str) -> str:

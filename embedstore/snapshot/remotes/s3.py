@@ -7,6 +7,7 @@ Credentials, region and endpoint come from the environment that every S3 client 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from embedstore.errors import EnvironmentFailure, MissingExtraError, PolicyError, UnknownNameError
 from embedstore.files import FileRecord
 from embedstore.snapshot.remotes.connection import TIMEOUT_S, is_private_host
-from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Stream, without_password
+from embedstore.snapshot.remotes.remote import BLOCK_BYTES, BLOCK_S, Broken, Stream, without_password
 
 __all__ = ["S3Remote"]
 
@@ -25,7 +26,9 @@ _DIGEST_NOTE = "embedstore-sha256"
 # obstore's own limit of 30 s a request is too short for a large file, and for a part of one on a slow line.
 _LONGEST_REQUEST = timedelta(hours=24)
 _PARTS_AT_A_TIME = 2  # of each file; several files go at a time
-_RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=60)}  # the transfers try again themselves
+# One part of many that fails must not fail the file; a read is tried again by who asked for it.
+_WRITE_RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=180)}
+_READ_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
 
 
 class S3Remote:
@@ -54,7 +57,7 @@ class S3Remote:
         self._obstore: Any = obstore
         self.url = url.rstrip("/")
         client: dict[str, Any] = {"timeout": _LONGEST_REQUEST}
-        options: dict[str, Any] = {"client_options": client, "retry_config": _RETRIES}
+        options: dict[str, Any] = {"client_options": client, "retry_config": _WRITE_RETRIES}
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint is not None:
             options["endpoint"] = endpoint
@@ -70,6 +73,7 @@ class S3Remote:
             self._writes = S3Store(parts.netloc, prefix=prefix, **options)
             # A part on its way up may wait longer for its answer than a reader for the next bytes.
             client["read_timeout"] = timedelta(seconds=TIMEOUT_S)
+            options["retry_config"] = _READ_RETRIES
             self._reads = S3Store(parts.netloc, prefix=prefix, **options)
         except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
             raise UnknownNameError(f"{url} cannot be used: {_first_line(error)}") from error
@@ -100,9 +104,20 @@ class S3Remote:
         yield Stream(found.range[0], self._blocks(found))
 
     def _blocks(self, found: Any) -> Iterator[memoryview]:
+        buffer, filled, until = memoryview(bytearray(BLOCK_BYTES)), 0, time.monotonic() + BLOCK_S
         try:
-            for block in found.stream(min_chunk_size=BLOCK_BYTES):
-                yield memoryview(block)
+            # obstore would gather a block for as long as it takes: a trickle must be seen as one.
+            for frame in found.stream(min_chunk_size=1):
+                view = memoryview(frame)
+                while view:
+                    count = min(len(view), len(buffer) - filled)
+                    buffer[filled : filled + count] = view[:count]
+                    view, filled = view[count:], filled + count
+                    if filled == len(buffer) or time.monotonic() >= until:
+                        yield buffer[:filled]
+                        filled, until = 0, time.monotonic() + BLOCK_S
+            if filled:
+                yield buffer[:filled]
         except (self._obstore.exceptions.BaseError, OSError) as error:
             raise Broken(_first_line(error)) from error
 

@@ -32,7 +32,7 @@ from embedstore.errors import (
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
 from embedstore.snapshot.fetch import FetchOptions
 from embedstore.snapshot.pull import pull_folder
-from embedstore.snapshot.remotes import connection, open_remote
+from embedstore.snapshot.remotes import connection, open_remote, s3
 
 SLOW = pytest.mark.slow
 N_CASES = 5
@@ -145,6 +145,35 @@ def test_the_right_bytes_or_one_sentence(
 
 def test_there_are_as_many_faults_as_promised() -> None:
     assert len(KINDS) >= 12 and len(CASES) == N_CASES * len(KINDS)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("trickle", "wrong-bytes") else pytest.param(kind, marks=SLOW) for kind in KINDS]
+)
+def test_a_bucket_that_fails(kind: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a client that reads, a bucket is a web server too."""
+    pytest.importorskip("obstore")
+    monkeypatch.setattr(s3, "TIMEOUT_S", 0.4)
+    copied(exported, tmp_path / "served/bucket/echo")
+    with fault_server(tmp_path / "served") as server:
+        for name, value in (("ENDPOINT_URL", server.url), ("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        place = open_remote("s3://bucket/echo")
+        for times in (10**9, 2):
+            server.fail(kind, times=times, only=FIRST)
+            began = time.monotonic()
+            try:
+                pull_folder(place, tmp_path / "got", options=QUICK)
+            except EmbedstoreError as error:
+                assert times > 2 or KINDS[kind] != BROKEN, error
+                assert "\n" not in str(error) and len(str(error)) < 600
+                assert not (tmp_path / "got" / DOCUMENT_FILE).exists()
+            else:
+                assert times == 2
+            assert time.monotonic() - began < 15
+        server.fail(None)
+        pull_folder(place, tmp_path / "got", options=QUICK)
+    assert tree_bytes(tmp_path / "got") == tree_bytes(exported)
 
 
 @pytest.mark.parametrize(
