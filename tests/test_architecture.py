@@ -13,12 +13,12 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import its own layer and those below it.
 LAYERS = [
-    {"errors", "identity", "layout", "files", "scratch", "stream_digest", "locks"},
+    {"abreast", "errors", "identity", "layout", "files", "scratch", "stream_digest", "locks"},
     {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "prompts", "weights_cache"},
     {"manifest"},
     {"shards", "vector_array", "tables", "described_folder"},
     {"embedding_set", "views", "bank"},
-    {"history", "store"},
+    {"history", "commit_log", "store"},
     {"snapshot", "build", "ingest", "phantom", "upkeep", "doctor"},
     {"cli", "__main__"},
 ]

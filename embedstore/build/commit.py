@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embedstore.abreast import map_abreast
 from embedstore.build.lock import build_lock
 from embedstore.build.plan import BuildPlan
 from embedstore.build.planned import PlannedClip
@@ -150,8 +151,9 @@ class _Packer:
     def _checked_failures(self) -> dict[str, Mapping[str, Any]]:
         """Compare every unit with its receipt before anything is written, and return its failed clips by id."""
         found: dict[str, Mapping[str, Any]] = {}
+        for _ in map_abreast(lambda unit: self._receipts[unit].check(), self._plan.units):
+            pass
         for unit in self._plan.units:
-            self._receipts[unit].check()
             found |= {row["clip_id"]: row for row in self._receipts[unit].table(FAILURES_FILE).to_pylist()}
         return found
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_sets import add_set, manifest_of
+from small_sets import add_set, manifest_of, n_rows_of, spec_of
 
+from embedstore.abreast import map_abreast
 from embedstore.files import remove_folder, seal_json
 from embedstore.snapshot.tags import create_tag, delete_tag
-from embedstore.snapshot.verify import verify_store
+from embedstore.snapshot.verify import _is_finite, verify_store
 from embedstore.store import Store
 from embedstore.upkeep.forget import forget_patient
 
@@ -95,3 +99,47 @@ def test_a_set_that_a_tag_keeps_must_be_there(tmp_path: Path) -> None:
     (kept,) = [entry.set_id for entry in store.snapshot(entries[1].snapshot_id).sets]
     remove_folder(store.layout.set_folder(kept))
     assert found(store) == [(f"sets/{kept}", "missing")] and len(sets) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_named_by_row(store: Store, dtype: str, value: float) -> None:
+    """A set that another program wrote: every digest fits."""
+    spec = spec_of("stranger", dtype=dtype)
+    add_set(store, {"a": 1, "b": 1, "c": 1, "d": 1}, spec=spec, shift={"b": value, "c": value})
+    problems = verify_store(store, quick=False).problems
+    assert {problem.kind for problem in problems} == {"inconsistent"}
+    by_kind = {problem.file.rpartition("/")[2]: problem.rows for problem in problems}
+    first, last = (sum(n_rows_of(clip_id, "frames") for clip_id in ids) for ids in ("a", "abc"))
+    assert by_kind["clips"] == (1, 3) and by_kind["frames"] == (first, last) and "windows" in by_kind
+    assert verify_store(store, quick=True).ok
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_is_finite(dtype: type) -> None:
+    """Every float16, and float32 with the same upper half."""
+    bits = np.arange(1 << 16, dtype=np.uint32)
+    values = bits.astype(np.uint16).view(np.float16) if dtype is np.float16 else (bits << 16).view(np.float32)
+    expected = np.isfinite(values)
+    assert 0 < expected.sum() < len(values)
+    assert [_is_finite(values[at : at + 1]) for at in range(len(values))] == expected.tolist()
+    assert _is_finite(values[expected]) and not _is_finite(values) and _is_finite(values[:0])
+
+
+def test_files_are_looked_at_several_at_once_and_told_in_order() -> None:
+    began = threading.Barrier(2 if len(os.sched_getaffinity(0)) > 1 else 1, timeout=20)
+    before = threading.active_count()
+
+    def act(number: int) -> int:
+        if number < began.parties:
+            began.wait()  # passes only where two run at a time
+        if number == 7:
+            raise ValueError("seven")
+        return -number
+
+    seen = []
+    with pytest.raises(ValueError, match="seven"):
+        for result in map_abreast(act, range(100)):
+            seen.append(result)
+    assert seen == [-number for number in range(7)]
+    assert threading.active_count() == before
