@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class ArraySource:
     clips: np.ndarray
     index: pa.Table
     frames: np.ndarray | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     failures: pa.Table = field(default_factory=lambda: pa.table({"clip_id": pa.array([], pa.string()),
                                                                  "reason": pa.array([], pa.string())}))  # fmt: skip
     set_id: str = "0" * 64
