@@ -342,8 +342,10 @@ def take_in(
         emit_json({**document, **(extra or {}), "labels": [entry.to_dict() for entry in joined]})
         return
     say(f"snapshot {outcome.snapshot.id[:_PREFIX]}: {outcome.trust}")
+    left_out = {(left.dataset, left.encoder): len(left.clips) for left in outcome.quarantined}
     for entry in outcome.snapshot.sets_of(outcome.selection):
-        say(f"  {entry.title} on {entry.dataset}: {entry.n_clips} clips")
+        n_clips = entry.n_clips - left_out.get((entry.dataset, entry.title), 0)
+        say(f"  {entry.title} on {entry.dataset}: {n_clips} clips")
     if not outcome.selection.is_whole:
         absent = len(outcome.snapshot.files) - len(outcome.snapshot.select(outcome.selection))
         say(f"  {absent} files of the snapshot were left out by choice; the same without the choice completes it")

@@ -31,7 +31,7 @@ SIDES = (
     ("windows", "window_row", "n_window_rows", WINDOW_INDEX_FILE),
 )
 # What a recipient needs to judge vectors; hosts, times and digests of the sender's files are not among it.
-_PROVENANCE = ("versions", "device", "batch_size", "licence", "licence_forbids")
+_PROVENANCE = ("versions", "device", "batch_size", "licence", "licence_forbids", "content_digests")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,5 +274,9 @@ def write_sent_set(opened: EmbeddingSet, known: Collection[str], naming: Naming,
             index = with_column(index, start_column, np.cumsum(counts) - counts)
         tables[INDEX_FILE] = _renamed(index, naming)
         tables = {name: table.combine_chunks() for name, table in tables.items()}
-        set_id = writer.finish(tables, provenance=sent_provenance(opened.provenance))
+        provenance = sent_provenance(opened.provenance)
+        if naming.digests in ("keyed", "join-key"):
+            # So that nobody holds them against the digests of files.
+            provenance["content_digests"] = naming.digests
+        set_id = writer.finish(tables, provenance=provenance)
     return set_id, left_out

@@ -180,6 +180,24 @@ def test_evaltools_runs_on_an_import_as_on_a_build(sent: Path, tmp_path: Path) -
     assert values[0][0] == pytest.approx(values[1][0], rel=1e-5)
 
 
+def test_evaltools_runs_where_the_recipients_own_manifest_stays(tmp_path: Path) -> None:
+    """Published ids: the digests of what was sent are keyed, and are not held against those of one's own files."""
+    export_of(hospital_store(tmp_path / "a", ids="public"), tmp_path / "out")
+    own = Store.create(tmp_path / "b")
+    own.add_manifest(hospital_manifest(ids="public"))
+    assert import_snapshot(own, tmp_path / "out").kept_manifests == ("mine",)
+    plain = Store.create(tmp_path / "c")
+    import_snapshot(plain, tmp_path / "out")
+    hospital_manifest(ids="public").write(tmp_path / "mine.parquet")
+    for arguments in (
+        ("--store", tmp_path / "b"),
+        ("--store", tmp_path / "c", "--dataset", tmp_path / "mine.parquet"),
+    ):
+        ran = run_evaltools(None, "probe", "--task", "lvef", "--encoder", "other", *arguments, "--json")
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["results"][0]["n_scored"] > 0
+
+
 def run_evaltools(program: object, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     import sys
 
