@@ -354,7 +354,7 @@ def fixed_surroundings() -> Iterator[None]:
             return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(seconds))
 
     with (
-        mock.patch("embedstore.store.datetime", Clock),
+        mock.patch("embedstore.commit_log.datetime", Clock),
         mock.patch("embedstore.snapshot.tags.datetime", Clock),
         mock.patch.object(shards, "_SHARD_ROWS", SHARD_ROWS),
     ):

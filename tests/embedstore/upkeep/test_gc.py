@@ -194,7 +194,7 @@ def test_writers_and_sweepers_of_a_host_keep_apart(store: Store, monkeypatch: py
         with store.publishing():  # writers share
             store.commit(lambda head: head.with_set(entry), reason="test")
     assert kinds(sweep(store)) == ["set"]
-    monkeypatch.setattr("embedstore.store._PUBLISH_WAIT_S", 0.1)
+    monkeypatch.setattr("embedstore.commit_log._PUBLISH_WAIT_S", 0.1)
     with (
         host_lock(store.layout.publish_lock, shared=False, wait_s=0, busy=""),
         pytest.raises(BusyError, match="being swept"),
