@@ -272,7 +272,7 @@ class ArrayWriter:
         )
         if self._n_rows or not same:
             raise ValueError("rows are adopted first, and from an array of the same layout")
-        while same and n_rows - self._n_rows >= self._shard_rows:
+        while n_rows - self._n_rows >= self._shard_rows:
             name = self._shard_name(self._n_rows // self._shard_rows)
             target = self._folder / name
             with storage_errors(target, "write"):
