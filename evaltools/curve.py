@@ -19,11 +19,12 @@ from embedstore.errors import UnknownNameError
 from evaltools.cohort import Cohort, NotRunnableError, require_runnable
 from evaltools.features import VectorSource
 from evaltools.fitting import class_order
+from evaltools.manifest_loop import over_manifests
 from evaltools.probe import ProbeOptions, score_table
 from evaltools.resample import patient_codes
 from evaltools.result import Result
 from evaltools.score_table import ScoreTable
-from evaltools.selection import runnable_manifests, sets_of
+from evaltools.selection import sets_of
 from evaltools.task import Task
 
 __all__ = ["CurveOptions", "curve", "curve_manifest", "patient_shares"]
@@ -134,24 +135,17 @@ def curve(
         As `evaltools.probe.probe`; or a fraction, number of shots or of repeats is none.
     """
     chosen = options or CurveOptions()
-    if dataset is not None:
-        manifests = [dataset if isinstance(dataset, Manifest) else store.manifest(dataset)]
-    else:
-        manifests = runnable_manifests(store, task, titles=encoder)
-    results: list[Result] = []
-    refusals: list[NotRunnableError] = []
-    for manifest in manifests:
-        try:
-            sources = sets_of(store, manifest.name, titles=encoder)
-            results += curve_manifest(sources, manifest, task=task, options=chosen, on_skip=on_skip)
-        except NotRunnableError as refusal:
-            refusals.append(refusal)
-    if not results:
-        raise refusals[0]
-    if on_skip is not None:
-        for skipped in refusals:
-            on_skip(str(skipped))
-    return results
+    if isinstance(dataset, Manifest):
+        sources = sets_of(store, dataset.name, titles=encoder)
+        return curve_manifest(sources, dataset, task=task, options=chosen, on_skip=on_skip)
+    return over_manifests(
+        store,
+        lambda sets, manifest, asked: curve_manifest(sets, manifest, task=asked, options=chosen, on_skip=on_skip),
+        tasks=[task],
+        datasets=[] if dataset is None else [dataset],
+        encoders=encoder,
+        on_skip=on_skip,
+    )
 
 
 def curve_manifest(

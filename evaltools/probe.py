@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from embedstore import Manifest, Store
 from embedstore.errors import UnknownNameError
-from evaltools.cohort import NotRunnableError, require_runnable
-from evaltools.features import Located, VectorSource, locate, refuse_missing, require_pool
+from evaltools.cohort import require_runnable
+from evaltools.common_clips import locate_in_common
+from evaltools.features import Located, VectorSource, require_pool
+from evaltools.manifest_loop import over_manifests
 from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.protocols import EvalProtocol, get_protocol
 from evaltools.result import Result
 from evaltools.score_table import ScoreTable, asked_cohorts
-from evaltools.selection import runnable_manifests, sets_of
+from evaltools.selection import sets_of
 from evaltools.task import Task, get_task
 from evaltools.task_rows import MAIN_ROW, TaskRow, pick_rows, rows_by_fit
 
@@ -72,23 +72,10 @@ def probe(
     asked = task if isinstance(task, Task) else get_task(task)
     chosen = options or ProbeOptions()
     titles = [encoder] if isinstance(encoder, str) else list(encoder or ())
-    if dataset is not None:
-        manifest = dataset if isinstance(dataset, Manifest) else store.manifest(dataset)
-        return probe_manifest(sets_of(store, manifest.name, titles=titles), manifest, task=asked, options=chosen)
-    results: list[Result] = []
-    refusals: list[NotRunnableError] = []
-    for manifest in runnable_manifests(store, asked, titles=titles):
-        sets = sets_of(store, manifest.name, titles=titles)
-        try:
-            results += probe_manifest(sets, manifest, task=asked, options=chosen)
-        except NotRunnableError as refusal:
-            refusals.append(refusal)
-    if not results:
-        raise refusals[0]
-    if on_skip is not None:
-        for skipped in refusals:
-            on_skip(str(skipped))
-    return results
+    if isinstance(dataset, Manifest):
+        return probe_manifest(sets_of(store, dataset.name, titles=titles), dataset, task=asked, options=chosen)
+    datasets = [] if dataset is None else [dataset]
+    return probe_all(store, tasks=[asked], datasets=datasets, encoder=titles, options=chosen, on_skip=on_skip)
 
 
 def probe_all(
@@ -107,13 +94,15 @@ def probe_all(
     UnknownNameError, ContentError
         As `probe`.
     """
-    named: list[str | Path | None] = [*dict.fromkeys(datasets)] or [None]
-    return [
-        result
-        for task in tasks
-        for dataset in named
-        for result in probe(store, task=task, dataset=dataset, encoder=encoder, options=options, on_skip=on_skip)
-    ]
+    chosen = options or ProbeOptions()
+    return over_manifests(
+        store,
+        lambda sets, manifest, task: probe_manifest(sets, manifest, task=task, options=chosen),
+        tasks=tasks,
+        datasets=datasets,
+        encoders=encoder,
+        on_skip=on_skip,
+    )
 
 
 def probe_manifest(
@@ -202,12 +191,9 @@ def _table_of(
         manifest.column(column)
     if not is_cv:
         require_runnable(cohort)
-    rows = [(source, pool, locate(source, cohort, pool=pool)) for source in sources for pool in pools]
-    common = np.ones(len(cohort), dtype=np.bool_)
-    for source, _, located in rows:
-        if not options.allow_missing:
-            refuse_missing(source, cohort, located)
-        common &= located.present
+    pooled = [(source, pool) for source in sources for pool in pools]
+    located, common = locate_in_common(pooled, cohort, allow_missing=options.allow_missing)
+    rows = [(*pair, one) for pair, one in zip(pooled, located, strict=True)]
     table = ScoreTable(cohort, cohort.take(common), common, protocol, options, task_rows, whole)
     if not is_cv:
         require_runnable(table.scored)

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from embedstore import Manifest
 from evaltools.cohort import Cohort, NotRunnableError
+from evaltools.common_clips import locate_in_common
 from evaltools.controls import ShuffledFits, mean_predictions, shuffle_by_patient
-from evaltools.features import Located, VectorSource, locate, refuse_missing
+from evaltools.features import Located, VectorSource
 from evaltools.fitting import Fitted, Targets, class_order
 from evaltools.metrics import Floats, Kind
 from evaltools.probe_options import ProbeOptions
@@ -200,12 +201,7 @@ def unfitted_tables(
     for of_fit in rows_by_fit(pick_rows(task.on(manifest.name).rows, options.rows)):
         cohort, whole = asked_cohorts(manifest, task, options, asked_of=of_fit[0].asked_of)
         _require_scorable(cohort)
-        located = [locate(source, cohort, pool=pool) for source, pool in pooled]
-        common = np.ones(len(cohort), dtype=np.bool_)
-        for (source, _), one in zip(pooled, located, strict=True):
-            if not options.allow_missing:
-                refuse_missing(source, cohort, one)
-            common &= one.present
+        located, common = locate_in_common(pooled, cohort, allow_missing=options.allow_missing)
         scored = cohort.take(common)
         _require_scorable(scored)
         table = UnfittedTable(cohort, scored, common, protocol, options, of_fit, whole, tuple(spoken))
