@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 from embedstore import DatasetFacts, EncoderSpec, Manifest, ManifestField, Store
+from embedstore.cli.contract import run
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.identity import sha256_hex
 from embedstore.tables import rows_to_table
+from evaltools.cli.main import program
 
 VIEWS = ("A4C", "A2C", "PLAX")
 FRAMES = 4
@@ -165,3 +167,20 @@ def make_store(tmp_path: Path) -> MakeStore:
         return store
 
     return make
+
+
+@pytest.fixture
+def evaltools(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs the program in an empty folder and gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            run(program, [str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return call

@@ -15,27 +15,10 @@ import numpy as np
 import pytest
 
 from embedstore import Manifest
-from embedstore.cli.contract import run
-from evaltools.cli.main import program
 
 MakeManifest = Callable[..., Manifest]
 Make = Callable[..., Any]
 Evaltools = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def evaltools(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Evaltools:
-    """Return a function that runs the program in the folder of the store and gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            run(program, [str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
