@@ -201,8 +201,11 @@ class BusyError(EmbedstoreError):
     kind = "busy"
 
 
+_MOST_NAMED = 40  # of known names in a message: a data set has thousands of clips
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known name, else the list of known names.
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, else a list of known names.
 
     Examples
     --------
@@ -214,4 +217,5 @@ def did_you_mean(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(sorted(known)) or 'none'}"
+    more = f", ... ({len(known)} in all)" if len(known) > _MOST_NAMED else ""
+    return f"; known: {', '.join(sorted(known)[:_MOST_NAMED]) or 'none'}{more}"

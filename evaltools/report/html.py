@@ -40,7 +40,8 @@ details { margin: .5rem 0; }
 summary { cursor: pointer; }
 code { font-size: .85em; }
 """.strip()
-_LABEL, _PLOT, _ROW = 170, 250, 22  # pixels
+_LABEL, _PLOT, _ROW = 250, 250, 22  # pixels
+_MOST_LETTERS = 36  # of a name in a plot; 12-pixel letters are about 6.5 pixels wide
 
 
 def to_html(table: PaperTable) -> str:
@@ -66,7 +67,7 @@ def to_html(table: PaperTable) -> str:
         "</head>",
         "<body>",
         f"<h1>{escape(title)}</h1>",
-        f'<p class="quiet">{n} results, {len(table.sections)} protocols</p>',
+        f'<p class="quiet">{_count(n, "result")}, {_count(len(table.sections), "protocol")}</p>',
         *(f'<p class="quiet">{escape(note)}</p>' for note in table.notes),
         *body,
         *(f'<p class="quiet"><sup>{number}</sup> {escape(mark)}</p>' for mark, number in marks.items()),
@@ -76,6 +77,10 @@ def to_html(table: PaperTable) -> str:
         "</html>",
         "",
     ])  # fmt: skip
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _section(section: Section, table: PaperTable, marks: dict[str, int]) -> Iterator[str]:
@@ -140,7 +145,7 @@ def _plot(column: Column, cells: dict[str, Cell], table: PaperTable, section: Se
         )
     for row, (name, of) in enumerate(known.items()):
         y = _ROW * row + 14
-        shown = name if len(name) <= 24 else f"{name[:23]}…"
+        shown = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
         parts.append(f'<text x="{_LABEL - 10}" y="{y + 4}" text-anchor="end">{escape(shown)}</text>')
         colour = "#b5482a" if cells[name].is_best else "#1f2d3d"
         if of.ci_low is not None and of.ci_high is not None:
@@ -185,7 +190,8 @@ def _provenance(table: PaperTable) -> Iterator[str]:
     more = ("bank", "leakage", "split_rule", "seed", "bootstrap", "chosen")
     for one in table.documents:
         row = "" if one.get("row", "all") == "all" else f", {one['row']}"
-        name = f"{one['task']} on {one['dataset']}{row}, {one['encoder']}@{one['variant']}, {one['protocol']}"
+        who = f"{one['encoder']}@{one['variant']} {one.get('pool', '')}".rstrip()
+        name = f"{one['task']} on {one['dataset']}{row}, {who}, {one['protocol']}"
         yield f"<details><summary>{escape(name)}</summary>"
         facts: list[tuple[str, Any]] = [(field, one.get(field)) for field in (*fields, *more)]
         facts += [("versions", " ".join(f"{k} {v}" for k, v in one.get("versions", {}).items()))]
