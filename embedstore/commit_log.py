@@ -13,18 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from embedstore.errors import CorruptionError, StorageError, UnconfirmedError
-from embedstore.files import (
-    confirm_names,
-    create_file,
-    mark_used,
-    read_file,
-    read_sealed_json,
-    replace_file,
-    seal_json,
-    storage_errors,
-)
+from embedstore.files import confirm_names, create_file, mark_used, read_file, replace_file, storage_errors
 from embedstore.history import LogEntry, Snapshot
 from embedstore.identity import sha256_hex
+from embedstore.json_files import read_sealed_json, seal_json
 from embedstore.layout import StoreLayout, log_number
 from embedstore.locks import host_lock
 

@@ -19,18 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedstore.errors import CorruptionError, FormatError
-from embedstore.files import (
-    FileRecord,
-    fsync_folder,
-    parse_json,
-    read_file,
-    read_sealed_json,
-    rename_folder,
-    seal_json,
-    storage_errors,
-    write_file,
-)
+from embedstore.files import FileRecord, fsync_folder, read_file, rename_folder, storage_errors, write_file
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import parse_json, read_sealed_json, seal_json
 from embedstore.layout import DESCRIPTION_FILE, FORMAT_VERSION, PROVENANCE_FILE, STAGING_PREFIX
 from embedstore.shards import ArrayDescription, group_metadata
 from embedstore.tables import write_table

@@ -9,17 +9,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import CorruptionError, FormatError, StorageError, UnconfirmedError
-from embedstore.identity import canonical_json, digest_json
+from embedstore.errors import FormatError, StorageError, UnconfirmedError
 from embedstore.layout import TRASH_PREFIX
 from embedstore.scratch import ScratchFile
 from embedstore.stream_digest import StreamDigest
@@ -33,16 +31,12 @@ __all__ = [
     "hash_file",
     "link_file",
     "mark_used",
-    "parse_json",
     "read_file",
-    "read_json",
-    "read_sealed_json",
     "remove_file",
     "remove_folder",
     "rename_folder",
     "replace_file",
     "scratch_file",
-    "seal_json",
     "storage_errors",
     "trash_folder",
     "write_file",
@@ -418,57 +412,3 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
     if len(payload) > max_bytes:
         raise FormatError(f"{path} is larger than the {max_bytes} bytes that such a file may have")
     return payload
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key stands twice")
-    return fields
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def parse_json(payload: bytes, *, source: str) -> Any:
-    """Parse strict JSON: no duplicate keys, no NaN or Infinity, no bottomless nesting.
-
-    Raises
-    ------
-    FormatError
-        It is not JSON of that kind; the message names ``source``.
-    """
-    try:
-        return json.loads(payload, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise FormatError(f"{source} is no valid JSON: {reason}") from error
-
-
-def seal_json(document: Mapping[str, Any]) -> bytes:
-    """Return canonical JSON of ``document`` with a ``seal``: the SHA-256 of the rest.
-
-    For small files whose digest stands nowhere else, so that verify finds a flipped bit in them too.
-    """
-    return canonical_json({**document, "seal": digest_json(document)})
-
-
-def read_sealed_json(path: Path, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
-    """Read what `seal_json` wrote.
-
-    Raises
-    ------
-    CorruptionError
-        The seal does not fit the rest.
-    """
-    document = read_json(path, max_bytes=max_bytes)
-    seal = document.pop("seal", None) if isinstance(document, dict) else None
-    if seal is None or seal != digest_json(document):
-        raise CorruptionError(f"{path} is not what was written; run embedstore verify")
-    return dict(document)
-
-
-def read_json(path: Path, *, max_bytes: int = 64 << 20) -> Any:
-    """Read a JSON file strictly and within a size limit."""
-    return parse_json(read_file(path, max_bytes=max_bytes), source=str(path))

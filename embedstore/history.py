@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from embedstore.errors import FormatError
-from embedstore.files import parse_json
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import parse_json
 from embedstore.layout import FORMAT_VERSION
 
 __all__ = ["LogEntry", "ManifestEntry", "SetEntry", "Snapshot"]

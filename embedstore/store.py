@@ -20,16 +20,10 @@ from embedstore.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from embedstore.files import (
-    create_file,
-    hash_file,
-    read_json,
-    replace_file,
-    seal_json,
-    storage_errors,
-)
+from embedstore.files import create_file, hash_file, replace_file, storage_errors
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import read_json, seal_json
 from embedstore.layout import FORMAT_VERSION, StoreLayout, is_digest
 from embedstore.manifest import Manifest
 

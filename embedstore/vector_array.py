@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import CorruptionError
-from embedstore.files import read_json, storage_errors
+from embedstore.files import storage_errors
+from embedstore.json_files import read_json
 from embedstore.shards import EMPTY, ArrayDescription, shard_index
 
 __all__ = ["VectorArray"]

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from embedstore.build.planned import PlannedClip, PlannedClips, UnitClips
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import CorruptionError, MediaError
-from embedstore.files import create_file, hash_file, read_json, storage_errors
+from embedstore.files import create_file, hash_file, storage_errors
 from embedstore.identity import canonical_json
+from embedstore.json_files import read_json
 from embedstore.layout import FORMAT_VERSION
 from embedstore.manifest import Manifest
 from embedstore.spec import EncoderSpec

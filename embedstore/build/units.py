@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, WINDOW_INDEX_SCHEMA
 from embedstore.errors import CorruptionError
-from embedstore.files import FileRecord, create_file, fsync_folder, hash_file, read_json, storage_errors, write_file
+from embedstore.files import FileRecord, create_file, fsync_folder, hash_file, storage_errors, write_file
 from embedstore.identity import canonical_json
+from embedstore.json_files import read_json
 from embedstore.tables import rows_to_table, table_bytes
 
 __all__ = ["ClipVectors", "FailedClip", "Receipt", "UnitResult", "read_receipts", "write_unit"]

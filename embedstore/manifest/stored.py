@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from embedstore.dataset import DatasetFacts
 from embedstore.errors import FormatError, ManifestError
-from embedstore.files import parse_json
 from embedstore.identity import canonical_json
+from embedstore.json_files import parse_json
 from embedstore.manifest.fields import KEY_FRAMES_COLUMN, ManifestField, schema_of
 from embedstore.manifest.table import MANIFEST_VERSION, Manifest
 

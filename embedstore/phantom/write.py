@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import ContentError, UnknownNameError
-from embedstore.files import read_json, storage_errors
+from embedstore.files import storage_errors
 from embedstore.identity import canonical_json
+from embedstore.json_files import read_json
 from embedstore.phantom.clip import Clip, plan_clip
 from embedstore.phantom.formats import ENCODINGS, MODEL, require_packages
 from embedstore.phantom.heart import draw_patient

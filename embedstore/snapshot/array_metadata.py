@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedstore.errors import EmbedstoreError, FormatError, HostileInputError
-from embedstore.files import parse_json
+from embedstore.json_files import parse_json
 from embedstore.shards import ArrayDescription
 
 __all__ = ["MAX_ZARR_BYTES", "array_of", "check_zarr_json"]

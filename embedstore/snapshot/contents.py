@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from embedstore.bank import VectorBank, check_rows
 from embedstore.embedding_set import TABLE_SCHEMAS, EmbeddingSet
 from embedstore.errors import ContentError, FormatError, HostileInputError, VectorError
-from embedstore.files import parse_json, read_file, read_sealed_json
+from embedstore.files import read_file
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import parse_json, read_sealed_json
 from embedstore.layout import (
     BANK_ARRAY,
     DESCRIPTION_FILE,

@@ -17,8 +17,9 @@ from typing import Any, Literal, Self
 from pydantic import StrictBool, StrictInt, ValidationError, model_validator
 
 from embedstore.errors import FormatError, HostileInputError, UnknownNameError, did_you_mean
-from embedstore.files import FileRecord, parse_json, read_file
+from embedstore.files import FileRecord, read_file
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import parse_json
 from embedstore.layout import FORMAT_VERSION
 from embedstore.snapshot.parts import (
     Count,

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from embedstore.errors import CorruptionError
-from embedstore.files import create_file, read_sealed_json, seal_json, storage_errors
+from embedstore.files import create_file, storage_errors
+from embedstore.json_files import read_sealed_json, seal_json
 from embedstore.layout import StoreLayout, log_number
 from embedstore.snapshot.pseudonyms import all_maps
 from embedstore.store import Store

@@ -15,9 +15,10 @@ from typing import Any
 from embedstore.bank import VectorBank
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import PolicyError, UnknownNameError
-from embedstore.files import FileRecord, read_file, rename_folder, seal_json, storage_errors, write_file
+from embedstore.files import FileRecord, read_file, rename_folder, storage_errors, write_file
 from embedstore.history import SetEntry
 from embedstore.identity import sha256_hex
+from embedstore.json_files import seal_json
 from embedstore.layout import ARRAY_KINDS, DESCRIPTION_FILE, PROVENANCE_FILE
 from embedstore.snapshot.archive import archive_names, write_archives
 from embedstore.snapshot.card import side_files

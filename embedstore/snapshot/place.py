@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embedstore.errors import CorruptionError, FormatError, UnknownNameError
-from embedstore.files import parse_json
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import parse_json
 from embedstore.layout import is_digest
 from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SentSnapshot
 from embedstore.snapshot.fetch import FetchOptions, read_remote

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from embedstore.embedding_set import EmbeddingSet
-from embedstore.files import create_file, hash_file, read_file, rename_folder, seal_json, storage_errors
+from embedstore.files import create_file, hash_file, read_file, rename_folder, storage_errors
 from embedstore.history import ManifestEntry, SetEntry
+from embedstore.json_files import seal_json
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
 from embedstore.snapshot.narrowed import write_narrowed
 from embedstore.snapshot.parts import SentDataset, SentSet

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedstore.errors import FormatError, PolicyError, UnknownNameError
-from embedstore.files import parse_json, read_file, replace_file, seal_json, storage_errors
+from embedstore.files import read_file, replace_file, storage_errors
 from embedstore.identity import canonical_json, digest_json
+from embedstore.json_files import parse_json, seal_json
 from embedstore.layout import StoreLayout
 from embedstore.locks import host_lock
 from embedstore.snapshot.paths import path_name

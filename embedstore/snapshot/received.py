@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedstore.errors import CorruptionError
-from embedstore.files import read_sealed_json, storage_errors
+from embedstore.files import storage_errors
+from embedstore.json_files import read_sealed_json
 from embedstore.layout import StoreLayout, is_digest
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
 from embedstore.snapshot.parts import SentDataset, SentSet

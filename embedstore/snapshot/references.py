@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from embedstore.errors import CorruptionError
-from embedstore.files import create_file, read_sealed_json, seal_json, storage_errors
+from embedstore.files import create_file, storage_errors
+from embedstore.json_files import read_sealed_json, seal_json
 from embedstore.layout import log_number
 from embedstore.snapshot.tags import Tag, list_tags
 from embedstore.store import Store

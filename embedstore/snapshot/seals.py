@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedstore.errors import EmbedstoreError
-from embedstore.files import read_sealed_json
+from embedstore.json_files import read_sealed_json
 from embedstore.layout import is_digest, is_tag_name, log_number
 from embedstore.store import Store
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import StrictBool, ValidationError
 
 from embedstore.errors import FormatError
-from embedstore.files import parse_json, read_file
+from embedstore.files import read_file
 from embedstore.identity import canonical_json, sha256_hex
+from embedstore.json_files import parse_json
 from embedstore.snapshot.parts import Name, Part
 
 __all__ = ["PARTIAL_FILE", "Selection", "partial_bytes", "read_partial"]

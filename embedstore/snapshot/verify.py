@@ -18,7 +18,8 @@ from embedstore.abreast import map_abreast
 from embedstore.bank import VectorBank, check_rows
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import ContentError, EmbedstoreError, EnvironmentFailure
-from embedstore.files import FileRecord, hash_file, read_sealed_json
+from embedstore.files import FileRecord, hash_file
+from embedstore.json_files import read_sealed_json
 from embedstore.layout import (
     BANK_ARRAY,
     DESCRIPTION_FILE,

@@ -12,6 +12,7 @@ import pytest
 
 from embedstore import files
 from embedstore.errors import CorruptionError, FormatError, StorageError, UnconfirmedError
+from embedstore.json_files import parse_json, read_sealed_json, seal_json
 from embedstore.stream_digest import StreamDigest
 
 
@@ -171,21 +172,21 @@ def test_scratch_bytes_count_as_writes(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_strict_json(payload: bytes) -> None:
     with pytest.raises(FormatError, match="here"):
-        files.parse_json(payload, source="here")
+        parse_json(payload, source="here")
 
 
 def test_a_seal_finds_every_flipped_bit(tmp_path: Path) -> None:
     path = tmp_path / "sealed.json"
-    payload = files.seal_json({"time": "2026", "number": 3})
+    payload = seal_json({"time": "2026", "number": 3})
     for position in range(len(payload)):
         for bit in range(8):
             flipped = bytearray(payload)
             flipped[position] ^= 1 << bit
             path.write_bytes(bytes(flipped))
             with pytest.raises((CorruptionError, FormatError)):
-                files.read_sealed_json(path)
+                read_sealed_json(path)
     path.write_bytes(payload)
-    assert files.read_sealed_json(path) == {"time": "2026", "number": 3}
+    assert read_sealed_json(path) == {"time": "2026", "number": 3}
 
 
 def test_a_file_beyond_its_limit_is_refused(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ import embedstore
 from embedstore.build.plan import make_plan
 from embedstore.embedding_set import TABLE_SCHEMAS
 from embedstore.errors import CorruptionError, FormatError, MediaError, StorageError
-from embedstore.files import seal_json
 from embedstore.identity import canonical_json
+from embedstore.json_files import seal_json
 from embedstore.layout import FORMAT_VERSION
 from embedstore.manifest.fields import STANDARD
 from embedstore.snapshot.tags import list_tags

@@ -22,7 +22,7 @@ from embedstore.errors import (
     StoreNotFoundError,
     UnknownNameError,
 )
-from embedstore.files import seal_json
+from embedstore.json_files import seal_json
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.spec import EncoderSpec
 from embedstore.store import Store

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from embedstore import files
+from embedstore import json_files
 from embedstore.described_folder import DescribedFolder
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.manifest import Manifest
@@ -105,7 +105,7 @@ def read_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return once("snapshot", path_of(store, "snapshot_file", snapshot_id), lambda: snapshot(store, snapshot_id))
 
     def read_sealed(path: Path, **limits: int) -> dict[str, Any]:
-        return dict(once("sealed", str(path), lambda: files.read_sealed_json(path, **limits)))
+        return dict(once("sealed", str(path), lambda: json_files.read_sealed_json(path, **limits)))
 
     def read_table(opened: DescribedFolder, name: str) -> Any:
         return once("table", f"{opened.folder}/{name}", lambda: table(opened, name))

@@ -31,8 +31,8 @@ from small_sets import content_of, tree_of
 
 from embedstore.build.run import BuildRequest, build_sets
 from embedstore.errors import EmbedstoreError
-from embedstore.files import parse_json
 from embedstore.identity import sha256_hex
+from embedstore.json_files import parse_json
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.safe_yaml import parse_yaml
 from embedstore.snapshot.importing import import_snapshot
