@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -160,6 +161,7 @@ class ArrayDescription:
         return cls(**values, files=files)
 
 
+@lru_cache(maxsize=16)
 def shard_index(n_chunks: int, chunk_bytes: int, chunks_per_shard: int) -> bytes:
     """Return the index of a shard whose first ``n_chunks`` chunks stand one after the other, with its CRC-32C."""
     import google_crc32c

@@ -7,6 +7,7 @@ rows are read straight from it where the shard's index says so, and through zarr
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,11 +171,12 @@ class VectorArray:
         if shard not in self._mapped:
             start, stop = self.description.shard_span(shard)
             path = self.folder / "c" / str(shard) / "0"
-            with storage_errors(path, "read"):
-                mapped = np.memmap(
-                    path, dtype=self.description.dtype, mode="r", shape=(stop - start, self.description.dim)
-                )
-            self._mapped[shard] = mapped.view(np.ndarray)
+            n_values = (stop - start) * self.description.dim
+            with storage_errors(path, "read"), path.open("rb", buffering=0) as handle:
+                n_bytes = n_values * np.dtype(self.description.dtype).itemsize
+                mapped = mmap.mmap(handle.fileno(), n_bytes, access=mmap.ACCESS_READ)
+            values = np.frombuffer(mapped, self.description.dtype, n_values)
+            self._mapped[shard] = values.reshape(stop - start, self.description.dim)
         return self._mapped[shard]
 
     def _gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -183,7 +185,7 @@ class VectorArray:
         if not rows.size:
             return np.empty((0, described.dim), dtype=self.dtype)
         if described.n_shards == 1 and self._check_shard(0):
-            return np.asarray(self._map(0)[rows], dtype=self.dtype)
+            return np.asarray(_taken(self._map(0), rows), dtype=self.dtype)
         result = np.empty((len(rows), described.dim), dtype=self.dtype)
         shards = rows // described.shard_rows
         order = np.argsort(shards, kind="stable")
@@ -193,7 +195,7 @@ class VectorArray:
             if not picked.size:
                 continue
             if self._check_shard(shard):
-                result[picked] = self._map(shard)[rows[picked] - shard * described.shard_rows]
+                result[picked] = _taken(self._map(shard), rows[picked] - shard * described.shard_rows)
             else:
                 result[picked] = self._through_zarr(rows[picked])
         return result
@@ -209,6 +211,11 @@ class VectorArray:
         found = read_json(self.folder / "zarr.json", max_bytes=1 << 20)
         if found != json.loads(self.description.zarr_json()):
             raise CorruptionError(f"{self.folder / 'zarr.json'} differs from the set's description")
+
+
+def _taken(mapped: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return rows that are known to be there: without the look at each, and by the faster of numpy's two ways."""
+    return mapped.take(rows, axis=0, mode="clip")
 
 
 def _read_exactly(handle: Any, target: npt.NDArray[Any], path: Path) -> None:
