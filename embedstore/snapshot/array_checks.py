@@ -46,10 +46,9 @@ class ShardCheck:
             self._data_bytes // chunk_bytes, chunk_bytes, described.shard_rows // described.chunk_rows
         )
         # A number is not finite where all bits of its exponent are set.
-        self._word, exponent = (
-            (np.dtype("<u2"), 0x7C00) if described.dtype == "float16" else (np.dtype("<u4"), 0x7F800000)
-        )
-        self._mask: Any = self._word.type(exponent)
+        is_half = described.dtype == "float16"
+        self._word: np.dtype[Any] = np.dtype("<u2") if is_half else np.dtype("<u4")
+        self._mask: Any = self._word.type(0x7C00 if is_half else 0x7F800000)
         self.not_finite: set[int] = set()
 
     def __call__(self, at: int, block: memoryview) -> None:

@@ -207,7 +207,7 @@ class Contents:
         return read_file(self._folder / folder / name, max_bytes=MAX_ZARR_BYTES)
 
     def _shard_checks(self, folder: str, arrays: Mapping[str, ArrayDescription]) -> dict[str, ShardCheck]:
-        made = {}
+        made: dict[str, ShardCheck] = {}
         for kind, array in arrays.items():
             where = f"{folder}/{kind}"
             checks = [ShardCheck(array, shard, source=where) for shard in range(array.n_shards)]

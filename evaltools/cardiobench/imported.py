@@ -57,6 +57,7 @@ class _FileSource:
     index: pa.Table = field(default_factory=lambda: pa.table({}))
     failures: pa.Table = field(default_factory=lambda: pa.table({}))
     frame_index: pa.Table = field(default_factory=lambda: pa.table({}))
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     clips: npt.NDArray[Any] = field(default_factory=lambda: np.zeros((0, 1)))
 
     @property
