@@ -403,10 +403,16 @@ for line in sys.stdin:
             env={**os.environ, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
         )
 
-    def ask(self, source: Path, quarantine: Path) -> dict[str, Any] | None:
+    def ask(self, source: Path, quarantine: Path, *, quarantine_rows: bool) -> dict[str, Any] | None:
         """Return the verdict, None where the process died of it."""
         selection = Selection().model_dump(mode="json")
-        asked = {"source": str(source), "quarantine": str(quarantine), "selection": selection, "is_partial": False}
+        asked = {
+            "source": str(source),
+            "quarantine": str(quarantine),
+            "selection": selection,
+            "is_partial": False,
+            "quarantine_rows": quarantine_rows,
+        }
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         stdin.write(json.dumps(asked) + "\n")
@@ -443,7 +449,7 @@ def test_a_mutated_snapshot_is_ok_or_refused(count: int, seed: int, honest: Hone
                 mutate(folder, draw)
             quarantine = tmp_path / f"q{number}"
             quarantine.mkdir()
-            verdict = inspector.ask(folder, quarantine)
+            verdict = inspector.ask(folder, quarantine, quarantine_rows=number % 2 == 1)
             if verdict is None:
                 refused += 1  # as the program says it: "crashed its reader; it is refused"
             elif "refused" in verdict:
