@@ -18,7 +18,7 @@ REVISION = 1
 _SHARES = PublishedShares(test=0.20, val_of_rest=0.10 / 0.80)
 _SPLIT_ORDER = ("train", "val", "test")  # rows of the benchmark's file, each split in the order of its paths
 _VIEW_NUMBER = re.compile(r"-\d+$")
-_CONTROL = re.compile(r"PHI\d*", re.IGNORECASE)
+_CONTROL = re.compile(r"PHI(?![A-Z])", re.IGNORECASE)  # PHI01, PHI01_image, PHI-1-4
 
 
 class CardiacnetRecipe:
@@ -98,7 +98,7 @@ class CardiacnetRecipe:
                 "benchmark_patient_id": _benchmark_patient_of(stem),
                 self.disease.lower(): folder == self.disease,
                 "group": folder,
-                "phi_control": _CONTROL.fullmatch(stem) is not None,
+                "phi_control": _CONTROL.match(stem) is not None,
                 "view": "A4C",
                 "view_source": "given",
                 "modality": "2d",

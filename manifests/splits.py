@@ -56,6 +56,11 @@ class SplitsFile:
             For each clip, everything that names it; see `NameIndex`.
         studies, patients : sequence of str or None
             Study and patient of each clip.
+
+        Raises
+        ------
+        UnknownNameError
+            The file covers no clip at all.
         """
         ids = list(self.split_of)
         splits: list[str | None] = [None] * len(names)
@@ -76,6 +81,11 @@ class SplitsFile:
                     splits[row] = self.split_of[str(group)]
                     covered.add(row)
             unknown = sorted(set(ids) - set(groups))
+        if names and not covered:
+            raise UnknownNameError(
+                f"--splits: no {self.level} of {self.path} is one of this data set's (it names "
+                f"{', '.join(ids[:_NAMED])}; a clip here is {names[0][0]}); is it the file of another data set?"
+            )
         bare = [spellings[0] for row, spellings in enumerate(names) if row not in covered]
         where = f"of the splits file {self.path.name}"
         return splits, [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,8 @@ __all__ = ["RECIPE", "TARGETS", "EchonetLvhRecipe"]
 
 REVISION = 1
 TARGETS = {"LVIDd": "lvidd", "IVSd": "ivsd", "LVPWd": "lvpwd"}
+# Ends of a measured line, as the table spells them, in pixels.
+_ENDS = ("X1", "X2", "Y1", "Y2")
 # Outliers of a hand-made table are left out and listed; more of them mean another unit.
 _TOLERATED = 0.01
 
@@ -91,9 +94,16 @@ def _read_clips(table: Table, release: Release) -> ClipRows:
 
 
 class _Measurements:
-    """Usable measurements by clip and target: (line, value, frame), in the order of the table."""
+    """Usable measurements by clip and target: (line, value, frame), in the order of the table.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    ends : mapping of str to sequence of float or None
+        Column of the table to its value in each line.
+    """
+
+    def __init__(self, ends: Mapping[str, Sequence[float | None]]) -> None:
+        self._ends = ends
         self._found: dict[tuple[str, str], list[tuple[int, float, int | None]]] = defaultdict(list)
 
     def add(self, name: str, target: str, measured: tuple[int, float, int | None]) -> None:
@@ -107,6 +117,7 @@ class _Measurements:
                 columns[f"{target}_cm"] = fmean(value for _, value, _ in found)
                 columns[f"{target}_cm_first"] = found[0][1]
                 columns[f"{target}_row"] = found[0][0]
+                columns |= {f"{target}_{end.lower()}_px": self._ends[end][found[0][0]] for end in self._ends}
             columns[f"{target}_n"] = len(found or ())
         return columns
 
@@ -133,7 +144,7 @@ def _read_measurements(table: Table, names: list[str], release: Release) -> _Mea
     targets = [by_plain.get(kind.lower()) for kind in kinds]
     frame_column = table.find_column(["Frame"])
     frames = table.cells(frame_column) if frame_column else [""] * len(table)
-    measures = _Measurements()
+    measures = _Measurements({end: release.read_numbers(table, end, "lvidd_x1_px", names) for end in _ENDS})
     unframed = []
     for target in TARGETS.values():
         own = [line for line, found in enumerate(targets) if found == target]

@@ -80,6 +80,15 @@ def test_files_in_folders_that_end_in_nii(make: Make, root: Path) -> None:
     assert "file-without-row" not in made.found
 
 
+@pytest.mark.parametrize("name", ["PHI07_image.nii", "PHI-7-4_image.nii", "phi007.nii.gz"])
+def test_controls_are_told_however_their_names_go_on(make: Make, root: Path, write_nifti: Writer, name: str) -> None:
+    write_nifti(root / "CardiacNet-ASD" / "Non-ASD" / "060_image.nii" / name, seed=55)
+    write_nifti(root / "CardiacNet-ASD" / "Non-ASD" / "061_image.nii" / "Philip-4_image.nii", seed=56)
+    controls = {clip for clip, is_control in make("cardiacnet-asd", root).column("phi_control").items() if is_control}
+    (added,) = controls - {"021_image_PHI01", "022_image_PHI02"}
+    assert added.startswith("060_image_")
+
+
 def test_patients_are_of_their_class(make: Make, root: Path) -> None:
     made = make("cardiacnet-asd", root)
     rows = made.rows

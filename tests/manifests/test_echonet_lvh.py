@@ -60,6 +60,16 @@ def test_repeated_measurements_are_averaged_and_the_first_is_kept(make: Make, ro
     assert (made.rows["0XB"]["ivsd_n"], made.rows["0XB"]["ivsd_row"]) == (0, None)
 
 
+def test_the_ends_of_the_measured_line_are_kept(make: Make, root: Path) -> None:
+    text = HEADING + ROWS.replace("3,0XA,LVPWd,1.1,0,1,2,3,4", "3,0XA,LVPWd,1.1,0,11,12.5,13,")
+    (root / "MeasurementsList.csv").write_text(text)
+    row = make("echonet-lvh", root).rows["0XA"]
+    assert [row[f"lvpwd_{end}_px"] for end in ("x1", "x2", "y1", "y2")] == [11, 12.5, 13, None]
+    assert [row[f"ivsd_{end}_px"] for end in ("x1", "x2", "y1", "y2")] == [1, 2, 3, 4]  # of the first measurement
+    (root / "MeasurementsList.csv").write_text("HashedFileName,Calc,CalcValue,split\n0XA,LVIDd,5,train\n")
+    assert make("echonet-lvh", root).rows["0XA"]["lvidd_x1_px"] is None
+
+
 def test_each_target_has_its_own_measured_frame(make: Make, root: Path) -> None:
     made = make("echonet-lvh", root)
     assert made.manifest.key_frames_of == {

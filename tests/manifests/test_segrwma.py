@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from embedstore.errors import UnknownNameError
+
 Writer = Callable[..., Path]
 Make = Callable[..., Any]
 
@@ -89,3 +91,12 @@ def test_rows_and_files_that_do_not_match(make: Make, root: Path, write_csv: Wri
     assert made.found["file-without-row"] == ["wallMotion/other.nii.gz"]
     assert made.found["splits-missing"] == ["patient1-LVO-A2C", "patient1-MCE-A4C"]
     assert made.manifest.problems() == []
+
+
+def test_a_splits_file_of_another_data_set_is_refused(make: Make, root: Path, write_csv: Writer) -> None:
+    for text, level in (
+        ("unique_id,split\nES0001_A2C,train\n", "clip"),
+        ("patient_id,split\nES0001,train\n", "patient"),
+    ):
+        with pytest.raises(UnknownNameError, match=f"no {level} of .* is one of this data set's .*ES0001"):
+            make("segrwma", root, splits=write_csv(text, name="hmcqu_split.csv"))
