@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from embedstore.errors import UnknownNameError
+from evaltools.cardiobench.statistics import Habits
 from evaltools.resample import DEFAULT_DRAWS
 from evaltools.task import Task
 
@@ -70,6 +72,20 @@ class ProbeOptions:
     own_clips: bool = False
     statistics: Statistics = "patient"
     habits_off: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the habits.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such habit, or CardioBench's statistics, which have it, are not asked for.
+        """
+        Habits.without(self.habits_off)
+        if self.habits_off and self.statistics != "cardiobench":
+            raise UnknownNameError(
+                f"--habit-off {self.habits_off[0]} is of CardioBench's statistics; give --statistics cardiobench too"
+            )
 
     def task_of(self, task: Task) -> Task:
         """Return a task as these options ask it."""

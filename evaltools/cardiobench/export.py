@@ -16,10 +16,11 @@ from embedstore import Manifest, Store
 from embedstore.errors import ContentError, FormatError, StorageError, UnknownNameError
 from embedstore.files import storage_errors
 from evaltools.cardiobench.csv_files import write_csv
-from evaltools.cardiobench.ground_truth import ground_truth_files
+from evaltools.cardiobench.ground_truth import Table, ground_truth_files
 from evaltools.cardiobench.layout import PredictionFile, files_of
 from evaltools.cardiobench.metrics import VIEWS
 from evaltools.cardiobench.numbers import file_order, six_shares
+from evaltools.cardiobench.placing import Renames, write_readme
 from evaltools.result import Predictions, Result, file_name
 from evaltools.task import Task, get_task
 
@@ -123,28 +124,38 @@ def _read_one(document: Mapping[str, Any], folder: Path) -> Exported:
     )
 
 
-def export_cardiobench(store: Store, exported: Sequence[Exported], out: Path) -> list[dict[str, Any]]:
-    """Write ``out/predictions/...`` and ``out/ground_truth/...``.
+def export_cardiobench(
+    store: Store, exported: Sequence[Exported], out: Path, *, renames: Renames | None = None
+) -> list[dict[str, Any]]:
+    """Write ``out/predictions/...``, ``out/ground_truth/...`` and a README that says what each file is.
 
     A model bears the encoder's name, with what tells several of its predictions apart behind it; a name holds no
     underscore, by which CardioBench's scripts take other kinds of file.
 
+    Parameters
+    ----------
+    renames : Renames or None
+        Other names for files and folders.
+
     Returns
     -------
     list of dict
-        ``path``, ``rows``, ``dataset``, ``task``, ``encoder``, one a file.
+        ``path``, ``rows``, ``dataset``, ``task``, ``encoder`` and ``expected``, one a file: of predictions how many
+        rows CardioBench's scripts score, of ground truth None.
 
     Raises
     ------
     UnknownNameError
-        Nothing here is a task of CardioBench.
+        Nothing here is a task of CardioBench, or a new name is for no file.
     ContentError
         The store's manifest has other annotations than the predictions were scored with.
     StorageError
         A folder or file cannot be written.
     """
-    written: list[dict[str, Any]] = []
+    renaming = renames or Renames()
+    tables: list[tuple[str, Table, dict[str, Any]]] = []
     manifests: dict[str, Manifest] = {}
+    truths: dict[str, dict[str, Table]] = {}
     kinds: list[tuple[Exported, PredictionFile]] = []
     for one in exported:
         fitting = [kind for kind in files_of(one.task, one.dataset) if kind.row == one.row]
@@ -159,18 +170,34 @@ def export_cardiobench(store: Store, exported: Sequence[Exported], out: Path) ->
                 f"the store's manifest of {one.dataset!r} has other annotations than the predictions of {one.title} "
                 "were scored with; evaluate again"
             )
-        rows = _prediction_rows(one, kind, manifest)
-        path = out / "predictions" / kind.folder / f"{names[_key(one)]}{kind.suffix}.csv"
-        write_csv(path, kind.header, rows)
-        written.append(
-            {"path": str(path), "rows": len(rows), "dataset": one.dataset, "task": one.task, "encoder": one.title}
-        )
-    for name, manifest in manifests.items():
-        for place, (header, truth) in ground_truth_files(manifest).items():
-            path = out / "ground_truth" / place
-            write_csv(path, header, truth)
-            written.append({"path": str(path), "rows": len(truth), "dataset": name, "task": None, "encoder": None})
-    return written
+        truth = truths.setdefault(one.dataset, ground_truth_files(manifest))
+        n_expected = len(_scored_ids(truth[kind.truth], kind))
+        of = {"dataset": one.dataset, "task": one.task, "encoder": one.title, "expected": n_expected}
+        place = f"predictions/{kind.folder}/{names[_key(one)]}{kind.suffix}.csv"
+        tables.append((place, (kind.header, _prediction_rows(one, kind, manifest)), of))
+    for name, truth in truths.items():
+        of = {"dataset": name, "task": None, "encoder": None, "expected": None}
+        tables += [(f"ground_truth/{place}", table, of) for place, table in truth.items()]
+    renaming.check([place for place, _, _ in tables])
+    written: list[dict[str, Any]] = []
+    for place, (header, rows), of in tables:
+        name = renaming.path(place)
+        write_csv(out / name, header, rows)
+        written.append({"name": name, "original": place, "rows": len(rows), **of})
+    write_readme(out, written)
+    told = ("rows", "dataset", "task", "encoder", "expected")
+    return [{"path": str(out / one["name"]), **{key: one[key] for key in told}} for one in written]
+
+
+def _scored_ids(truth: Table, kind: PredictionFile) -> set[str]:
+    """Return the ids of a ground-truth table that the scripts score: of test, 2-D, and of the file's view."""
+    header, rows = truth
+    wanted: dict[str, tuple[Any, ...]] = {"modality": ("2D",), "split": ("test",), "Split": ("test", 0)}
+    if kind.where_view is not None:
+        wanted["view"] = (kind.where_view,)
+    at = {name: header.index(name) for name in wanted if name in header}
+    key = header.index(kind.id_header)
+    return {str(row[key]) for row in rows if all(row[place] in wanted[name] for name, place in at.items())}
 
 
 def _key(one: Exported) -> tuple[str, str, str]:

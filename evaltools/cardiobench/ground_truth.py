@@ -11,7 +11,7 @@ from typing import Any
 
 from embedstore import Manifest
 
-__all__ = ["GROUND_TRUTH", "ground_truth_files"]
+__all__ = ["GROUND_TRUTH", "Table", "ground_truth_files"]
 
 Row = Mapping[str, Any]
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -33,6 +33,10 @@ def _of(column: str) -> Callable[[Row], Any]:
     return lambda row: row.get(column)
 
 
+def _always(value: str) -> Callable[[Row], Any]:
+    return lambda row: value
+
+
 def _raw(folder: str) -> Callable[[Row], str]:
     return lambda row: f"data/raw/{folder}/{row.get('path') or ''}"
 
@@ -52,6 +56,15 @@ def _dynamic(rows: Sequence[Row]) -> dict[str, Table]:
     return {"echonet_dynamic/FileList.csv": _table(rows, columns)}
 
 
+def _fold(row: Row) -> int:
+    """Return the fold of a clip; one that stands for its split where the split is not the fold's own."""
+    of_split = {"test": 0, "val": 1}
+    fold = row.get("fold")
+    if fold is not None and {0: "test", 1: "val"}.get(fold, "train") == row["split"]:
+        return int(fold)
+    return of_split.get(row["split"], 2)
+
+
 def _pediatric(rows: Sequence[Row]) -> dict[str, Table]:
     columns = {
         "FileName": _of("file_name"),
@@ -60,7 +73,7 @@ def _pediatric(rows: Sequence[Row]) -> dict[str, Table]:
         "Age": _of("age_years"),
         "Weight": _of("weight_kg"),
         "Height": _of("height_cm"),
-        "Split": _of("fold"),
+        "Split": _fold,
         "view": _of("view"),
     }
     return {"echonet_pediatric/echonet_pediatric_split.csv": _table(rows, columns)}
@@ -72,14 +85,14 @@ def _lvh(rows: Sequence[Row]) -> dict[str, Table]:
         measured = sorted(
             (row for row in rows if row.get(f"{target}_cm_first") is not None), key=lambda row: row[f"{target}_row"]
         )
-        empty = dict.fromkeys(("X1", "X2", "Y1", "Y2"), lambda row: None)
+        ends = {end: _of(f"{target}_{end.lower()}_px") for end in ("X1", "X2", "Y1", "Y2")}
         columns: dict[str, Callable[[Row], Any]] = {
-            "Calc": lambda row, name=name: name,  # type: ignore[misc]
+            "Calc": _always(name),
             "CalcValue": _of(f"{target}_cm_first"),
             "HashedFileName": _of("clip_id"),
             "video_path": _raw("EchoNet-LVH"),
             "Frame": _of(f"frame_{target}"),
-            **empty,
+            **ends,
             "Frames": _of("n_frames"),
             "FPS": _of("fps"),
             "Width": _of("width"),

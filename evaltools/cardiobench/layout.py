@@ -35,6 +35,8 @@ class PredictionFile:
         Its column of the positive class's share.
     header : tuple of str
         All columns in order; ``""`` is a row number.
+    truth : str
+        The table of ground truth that it is joined with, below the folder of ground truth.
     suffix : str
         Behind the model's name.
     where_view : str or None
@@ -49,12 +51,26 @@ class PredictionFile:
     id_column: str
     value: str
     header: tuple[str, ...]
+    truth: str
     probability: str | None = None
     suffix: str = ""
     where_view: str | None = None
 
 
 _FIVE = tuple(f"prob_{view}" for view in ("A2C", "A3C", "A4C", "PSAX", "PLAX"))
+
+
+_TRUTH: Mapping[str, str] = {
+    "camus": "camus/camus_split.csv",
+    "cardiacnet-asd": "cardiacnet/cardiacnet_asd_split.csv",
+    "cardiacnet-pah": "cardiacnet/cardiacnet_pah_split.csv",
+    "echonet-dynamic": "echonet_dynamic/FileList.csv",
+    "echonet-lvh": "echonet_lvh/LVPWd_split.csv",  # of views; a measurement has its own
+    "echonet-pediatric": "echonet_pediatric/echonet_pediatric_split.csv",
+    "hmc-qu": "hmcqu/hmcqu_split.csv",
+    "segrwma": "segrwma/segrwma_split.csv",
+    "tmed2": "tmed2/per_image.csv",
+}
 
 
 def _lvef(dataset: str, folder: str, id_header: str, id_column: str, *more: str, row: str = "all") -> PredictionFile:
@@ -67,6 +83,7 @@ def _lvef(dataset: str, folder: str, id_header: str, id_column: str, *more: str,
         id_column=id_column,
         value="EF_pred",
         header=(id_header, "EF_pred", *more),
+        truth=_TRUTH[dataset],
     )
 
 
@@ -80,6 +97,7 @@ def _lvh(task: str, name: str) -> PredictionFile:
         id_column="clip_id",
         value=value,
         header=("HashedFileName", value),
+        truth=f"echonet_lvh/{name}_split.csv",
     )
 
 
@@ -94,6 +112,7 @@ def _cardiacnet(task: str) -> PredictionFile:
         value=value,
         probability=probability,
         header=("unique_id", value, probability),
+        truth=_TRUTH[f"cardiacnet-{task}"],
     )
 
 
@@ -108,6 +127,7 @@ def _rwma(view: str) -> PredictionFile:
         value="rwma_pred",
         probability="prob_rwma",
         header=("patient_id", "prob_rwma", "rwma_pred"),
+        truth=_TRUTH["segrwma"],
         suffix=f"_{view.lower()}",
         where_view=view,
     )
@@ -124,6 +144,7 @@ def _stenosis(row: str, id_header: str, id_column: str, suffix: str = "") -> Pre
         value="as_pred",
         probability="prob_as",
         header=(id_header, "as_pred", "prob_as"),
+        truth="tmed2/per_study.csv" if row == "study" else "tmed2/per_image.csv",
         suffix=suffix,
     )
 
@@ -138,6 +159,7 @@ def _view(dataset: str, folder: str, id_header: str, id_column: str, suffix: str
         id_column=id_column,
         value="view_pred",
         header=(id_header, "view_pred", *_FIVE, *other),
+        truth=_TRUTH[dataset],
         suffix=suffix,
     )
 
@@ -161,6 +183,7 @@ _FILES: Sequence[PredictionFile] = (
         id_column="unique_id",
         value="stemi_pred",
         header=("", "stemi_pred", "unique_id", "view"),
+        truth=_TRUTH["hmc-qu"],
     ),
     *(_rwma(view) for view in ("A2C", "A3C", "A4C")),
     _stenosis("study", "study_id", "study_id"),

@@ -33,7 +33,8 @@ def file_order(manifest: Manifest, task: Task, predictions: Predictions) -> Rows
     names = predictions.clip_ids.astype(str)
     if predictions.level == "study":
         return np.argsort(names, kind="stable")
-    measured = f"{task.name}_row"  # EchoNet-LVH has a table a measurement
+    # EchoNet-LVH has a table a measurement; that of the posterior wall lists the videos whose view is scored.
+    measured = f"{'lvpwd' if task.name == 'view' else task.name}_row"
     column = next((name for name in (measured, "source_row") if name in manifest.fields), None)
     lines = list(range(len(manifest))) if column is None else manifest.column(column)
     keys = manifest.clip_ids if predictions.level == "clip" else manifest.patients

@@ -34,22 +34,38 @@ from evaltools.cli.options import fitting_options, probe_options_of, row_options
     metavar="DIR",
     help="Predictions that a command wrote with --out, repeatable; without, a probe is fitted.",
 )
+@click.option(
+    "--rename",
+    "renames",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Another path below --out for a file or folder, repeatable; the README there says which names are "
+    "CardioBench's own.",
+)
 @selection_options
 @fitting_options
 @json_option
 @debug_option
 def export(
-    store_path: Path, file_format: str, out: Path, folders: tuple[Path, ...], as_json: bool, **given: Any
+    store_path: Path,
+    file_format: str,
+    out: Path,
+    folders: tuple[Path, ...],
+    renames: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Write predictions and ground truth as the CSVs that CardioBench's evaluation scripts read.
+    """Write predictions and ground truth as the CSVs that CardioBench's evaluation scripts read, and a README.
 
     Example: evaltools export --format cardiobench --results results --out exported
     """
     import embedstore
     from evaltools.cardiobench.export import export_cardiobench, exported_of, read_results
+    from evaltools.cardiobench.placing import Renames
     from evaltools.probe import probe_all
     from evaltools.selection import asked_tasks
 
+    renaming = Renames.parse(renames)
     store = embedstore.open(store_path)
     if folders:
         exported = [one for folder in folders for one in read_results(folder)]
@@ -69,12 +85,14 @@ def export(
             on_skip=lambda reason: say(f"skipped: {reason}", err=True),
         )
         exported = [exported_of(result) for result in results]
-    written = export_cardiobench(store, exported, out)
+    written = export_cardiobench(store, exported, out, renames=renaming)
     if as_json:
         emit_json({"files": written})
         return
     for one in written:
-        say(f"{one['path']}: {one['rows']} rows")
+        short = one["expected"] is not None and one["rows"] < one["expected"]
+        of = f" of {one['expected']} that CardioBench scores; it would score these and say nothing" if short else ""
+        say(f"{one['path']}: {one['rows']} rows{of}")
 
 
 @click.command("import-predictions")

@@ -215,8 +215,8 @@ def _copies_lines(result: Result, who: str) -> list[str]:
         )
     )
     return [
-        f"{who}: {near['n_clips']} test clips nearly equal a training clip (cosine above {near['threshold']:.4f}; "
-        f"{pair['test']} and {pair['train']}, {pair['cosine']:.4f}){without}"
+        f"{who}: {near['n_clips']} test clips nearly equal a training clip (cosine above {near['threshold']:.6f}; "
+        f"{pair['test']} and {pair['train']}, {pair['cosine']:.6f}){without}"
     ]
 
 

@@ -245,3 +245,11 @@ def test_each_habit_has_a_switch_that_changes_a_number(habit: str) -> None:
 def test_an_unknown_habit_gets_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="no habit 'row-draw'; did you mean 'row-draws'"):
         Habits.without(("row-draw",))
+
+
+def test_habits_are_of_cardiobenchs_statistics_alone() -> None:
+    with pytest.raises(UnknownNameError, match="--habit-off row-draws is of CardioBench's statistics; give --stat"):
+        ProbeOptions(habits_off=("row-draws",))
+    with pytest.raises(UnknownNameError, match="no habit 'row-draw'"):
+        ProbeOptions(habits_off=("row-draw",), statistics="cardiobench")
+    assert ProbeOptions(habits_off=("row-draws",), statistics="cardiobench").habits_off == ("row-draws",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,3 +150,157 @@ def write_csv(tmp_path: Path) -> Writer:
         return path
 
     return write
+
+
+# -- CardioBench's scripts, from their published description ----------------------------------------------------
+
+_VIEWS = ("A2C", "A3C", "A4C", "PSAX", "PLAX", "Other")
+_VIEW_OF = {"2CH": "A2C", "4CH": "A4C", "A4CorA2CorOther": "Other"}
+
+
+def _joined(truth: Any, predictions: Path, key: str) -> Any:
+    """Inner merge, ground truth on the left, the first of repeated ids on both sides."""
+    import pandas as pd
+
+    made = pd.read_csv(predictions).drop_duplicates(key)
+    columns = [name for name in truth.columns if name == key or name not in made.columns]
+    return truth[columns].drop_duplicates(key).merge(made, on=key, how="inner", validate="one_to_one")
+
+
+def _of_test(path: Path) -> Any:
+    import pandas as pd
+
+    truth = pd.read_csv(path)
+    if "Split" in truth.columns:  # names in EchoNet-Dynamic, folds in EchoNet-Pediatric
+        return truth[(truth["Split"] == "test") | (truth["Split"] == 0)]
+    return truth[truth["split"] == "test"]
+
+
+def _regression(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+    mae, mse = mean_absolute_error(y, p), mean_squared_error(y, p)
+    varies = min(np.std(y), np.std(p)) >= 1e-12
+    values = {
+        "MAE": mae,
+        "NMAE(%)": 100 * mae / (y.max() - y.min()) if y.max() > y.min() else np.nan,
+        "MSE": mse,
+        "RMSE": np.sqrt(mse),
+        "R2(%)": 100 * r2_score(y, p) if varies else np.nan,
+        "Pearson_r(%)": 100 * pearsonr(y, p)[0] if varies else np.nan,
+        "Spearman_rho(%)": 100 * spearmanr(y, p)[0] if varies else np.nan,
+    }
+    return {name: round(float(value), 2) for name, value in values.items()}
+
+
+def _classes(y: np.ndarray, p: np.ndarray, names: tuple[str, str, str], digits: int) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class that is predicted and not there
+        balanced = balanced_accuracy_score(y, p)
+        macro = f1_score(y, p, average="macro", labels=np.unique(y), zero_division=0)
+    values = (accuracy_score(y, p), balanced, macro)
+    return {name: round(100 * float(value), digits) for name, value in zip(names, values, strict=True)}
+
+
+def _views(y: np.ndarray, shares: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import log_loss
+
+    p, one_hot, confidence = shares.argmax(axis=1), np.eye(6)[y], shares.max(axis=1)
+    ece, edges = 0.0, np.linspace(0, 1, 16)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            ece += inside.mean() * abs((p == y)[inside].mean() - confidence[inside].mean())
+    return {
+        **_classes(y, p, ("Accuracy(%)", "Balanced_Accuracy(%)", "F1_macro(%)"), 2),
+        "Brier_multiclass(%)": round(100 * np.mean(((shares - one_hot) ** 2).sum(axis=1)), 2),
+        "NLL_multiclass(%)": round(100 * log_loss(y, shares, labels=np.arange(6)), 2),
+        "ECE_top1(%)": round(100 * ece, 2),
+    }
+
+
+def _bootstrapped(score: Callable[[np.ndarray], dict[str, float]], n: int, draws: int) -> dict[str, Any]:
+    rng = np.random.default_rng(42)
+    replicates = [score(rng.integers(0, n, size=n)) for _ in range(draws)]
+    numbers = {}
+    for name, value in score(np.arange(n)).items():
+        known = np.array([one[name] for one in replicates if not np.isnan(one[name])])
+        low, high = np.quantile(known, [0.025, 0.975])
+        numbers[name] = {"value": value, "mean": known.mean(), "ci_low": low, "ci_high": high}
+    return numbers
+
+
+_TASKS = {  # table of ground truth, id, label, prediction
+    ("lvef", "camus"): ("camus/camus_split.csv", "patient_id", "EF", "EF_pred"),
+    ("lvef", "echonet-dynamic"): ("echonet_dynamic/FileList.csv", "FileName", "EF", "EF_pred"),
+    ("lvef", "echonet-pediatric"): (
+        "echonet_pediatric/echonet_pediatric_split.csv",
+        "FileName",
+        "EF",
+        "EF_pred",
+    ),
+    **{
+        (name.lower(), "echonet-lvh"): (
+            f"echonet_lvh/{name}_split.csv",
+            "HashedFileName",
+            "CalcValue",
+            f"{name}_pred",
+        )
+        for name in ("IVSd", "LVIDd", "LVPWd")
+    },
+    **{
+        (name, f"cardiacnet-{name}"): (
+            f"cardiacnet/cardiacnet_{name}_split.csv",
+            "unique_id",
+            name.upper(),
+            f"{name}_pred",
+        )
+        for name in ("asd", "pah")
+    },
+    ("stemi", "hmc-qu"): ("hmcqu/hmcqu_split.csv", "unique_id", "STEMI", "stemi_pred"),
+    ("rwma", "segrwma"): ("segrwma/segrwma_split.csv", "patient_id", "abnormal", "rwma_pred"),
+    ("as", "tmed2"): ("tmed2/per_study.csv", "study_id", "diagnosis_label", "as_pred"),
+    ("view", "camus"): ("camus/camus_split.csv", "unique_id", "view", "view_pred"),
+    ("view", "echonet-pediatric"): (
+        "echonet_pediatric/echonet_pediatric_split.csv",
+        "FileName",
+        "view",
+        "view_pred",
+    ),
+    ("view", "hmc-qu"): ("hmcqu/hmcqu_split.csv", "unique_id", "view", "view_pred"),
+    ("view", "segrwma"): ("segrwma/segrwma_split.csv", "patient_view_id", "view", "view_pred"),
+    ("view", "tmed2"): ("tmed2/per_image.csv", "query_key", "view", "view_pred"),
+}
+
+
+@pytest.fixture
+def script_numbers() -> Callable[..., dict[str, Any]]:
+    """Read exported files as CardioBench's scripts do and return their numbers."""
+
+    def evaluate(out: Path, predictions: Path, task: str, dataset: str, *, draws: int) -> dict[str, Any]:
+        place, key, label, value = _TASKS[task, dataset]
+        if predictions.stem.endswith("_image"):
+            place, key = "tmed2/per_image.csv", "query_key"
+        truth = _of_test(out / "ground_truth" / place)
+        if dataset == "segrwma":
+            truth = truth[truth["modality"] == "2D"]
+        if task == "rwma":  # three evaluations, told by the name of the file
+            truth = truth[truth["view"] == predictions.stem[-3:].upper()]
+        rows = _joined(truth, predictions, key)
+        if task == "view":
+            view = truth.drop_duplicates(key).set_index(key)[label].loc[rows[key]].map(lambda v: _VIEW_OF.get(v, v))
+            y = np.array([_VIEWS.index(name) for name in view])
+            five = rows[[f"prob_{name}" for name in _VIEWS[:-1]]].to_numpy(float)
+            shares = np.column_stack([five, np.clip(1 - five.sum(axis=1), 0, 1)])
+            shares /= shares.sum(axis=1, keepdims=True)
+            return _bootstrapped(lambda at: _views(y[at], shares[at]), len(rows), draws)
+        y, p = rows[label].to_numpy(), rows[value].to_numpy()
+        if task in ("lvef", "ivsd", "lvidd", "lvpwd"):
+            return _bootstrapped(lambda at: _regression(y[at], p[at]), len(rows), draws)
+        names = ("Accuracy(%)", "Balanced_Accuracy(%)", "F1(%)")
+        return _bootstrapped(lambda at: _classes(y[at], p[at], names, 4), len(rows), draws)
+
+    return evaluate

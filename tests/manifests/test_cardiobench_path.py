@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import pytest
 from embedstore import Manifest, Store
 from embedstore.cli.contract import run
 from embedstore.cli.main import program as embedstore_program
+from evaltools.cardiobench import statistics
 from evaltools.cardiobench.export import export_cardiobench, exported_of, read_results
+from evaltools.cardiobench.ground_truth import GROUND_TRUTH
 from evaltools.cardiobench.imported import import_predictions
+from evaltools.cardiobench.numbers import file_order
 from evaltools.cli.main import program as evaltools_program
 from evaltools.probe import ProbeOptions, probe_manifest
 from evaltools.result import Result
@@ -25,6 +29,7 @@ from evaltools.task import get_task
 Writer = Callable[..., Path]
 Make = Callable[..., Any]
 QUICK = ProbeOptions(draws=0, controls=False, near_duplicates=False, statistics="cardiobench")
+DRAWS = 20
 SPLITS = ("train", "train", "train", "val", "test", "test")
 
 
@@ -55,10 +60,12 @@ def _pediatric(root: Path, write: dict[str, Writer]) -> dict[str, Any]:
 def _lvh(root: Path, write: dict[str, Writer]) -> dict[str, Any]:
     lines = ["HashedFileName,Calc,CalcValue,Frame,X1,X2,Y1,Y2,Frames,FPS,Width,Height,split"]
     for at in range(30):
-        for calc, value in (("LVIDd", 4 + at / 20), ("IVSd", 1 + at / 50), ("LVPWd", 0.8 + at / 50)):
+        for calc, value in (("LVIDd", 4 + at / 20), ("IVSd", 1 + at / 50)):
             lines.append(f"0X{29 - at:02X},{calc},{value},3,1,2,3,4,60,50,100,80,{_split(at)}")
             if calc == "LVIDd" and at == 4:  # measured twice
                 lines.append(f"0X{29 - at:02X},{calc},{value + 1},5,1,2,3,4,60,50,100,80,{_split(at)}")
+    for at in reversed(range(29)):  # in another order, and the last clip, of test, has none
+        lines.append(f"0X{29 - at:02X},LVPWd,{0.8 + at / 50},3,1,2,3,4,60,50,100,80,{_split(at)}")
     (root / "MeasurementsList.csv").write_text("\n".join(lines) + "\n")
     return {}
 
@@ -261,8 +268,13 @@ def prepared(
 
 @pytest.mark.parametrize("dataset", sorted(LAYOUTS))
 def test_from_raw_layout_to_prediction_files_and_back(
-    dataset: str, prepared: Callable[[str], tuple[Store, Manifest]], tmp_path: Path
+    dataset: str,
+    prepared: Callable[[str], tuple[Store, Manifest]],
+    tmp_path: Path,
+    script_numbers: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(statistics, "DRAWS", DRAWS)
     store, manifest = prepared(dataset)
     results = [
         result
@@ -281,8 +293,26 @@ def test_from_raw_layout_to_prediction_files_and_back(
     truth = [_read(tmp_path / "out" / "ground_truth" / name) for name in TRUTH[dataset]]
     for rows in by_file.values():
         assert _joins(rows, truth) == len(rows)
+    for one in written:
+        assert one["task"] is None or one["rows"] == one["expected"] - (dataset == "tmed2" and one["rows"] == 15), one
     for result in results:
         _assert_reads_back(result, manifest, tmp_path / "out" / "predictions")
+        _assert_scripts_agree(result, tmp_path / "out", script_numbers)
+
+
+def _assert_scripts_agree(result: Result, out: Path, script_numbers: Callable[..., dict[str, Any]]) -> None:
+    """What the benchmark's scripts would make of the files is what stands beside our numbers."""
+    from evaltools.cardiobench.layout import files_of
+
+    for kind in files_of(result.task.name, result.dataset):
+        if kind.row != result.row.name:
+            continue
+        path = out / "predictions" / kind.folder / f"mine-ingested{kind.suffix}.csv"
+        theirs = script_numbers(out, path, result.task.name, result.dataset, draws=DRAWS)
+        assert result.cardiobench is not None
+        assert list(theirs) == list(result.cardiobench["metrics"])
+        for name, numbers in theirs.items():
+            assert result.cardiobench["metrics"][name] == pytest.approx(numbers, abs=1e-9), (path.name, name)
 
 
 def _joins(rows: list[dict[str, str]], truth: list[list[dict[str, str]]]) -> int:
@@ -295,8 +325,7 @@ def _joins(rows: list[dict[str, str]], truth: list[list[dict[str, str]]]) -> int
         split = "Split" if "Split" in table[0] else "split"
         ids = [row[key] for row in table if row[split] in ("test", "0")]
         found = [ids.index(row[key]) for row in rows if row[key] in ids]
-        if len(found) == len(rows):
-            assert found == sorted(found)
+        if len(found) == len(rows) and found == sorted(found):
             return len(found)
     return 0
 
@@ -331,7 +360,7 @@ def _assert_reads_back(result: Result, manifest: Manifest, folder: Path) -> None
         for name, estimate in result.metrics.items():
             assert again.metrics[name].value == pytest.approx(estimate.value, abs=1e-9), (result.task.name, name)
         for name, theirs in result.cardiobench["metrics"].items():
-            assert again.cardiobench["metrics"][name]["value"] == pytest.approx(theirs["value"], abs=0.011), name
+            assert again.cardiobench["metrics"][name] == theirs, name
 
 
 def test_lvh_takes_the_first_measurement_there_and_the_mean_here(
@@ -441,3 +470,69 @@ def test_the_commands_write_and_read(
     assert _run(evaltools_program, "tasks", *where) == 0
     listed = capsys.readouterr().out
     assert "echonet-dynamic: missing: no manifest; make one with embedstore manifest make echonet-dynamic" in listed
+
+
+def test_names_can_be_others_and_what_is_not_scored_is_told(
+    prepared: Callable[[str], tuple[Store, Manifest]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared("echonet-dynamic")
+    where = ("--store", tmp_path / "store")
+    results, out = tmp_path / "results", tmp_path / "files"
+    asked = ("--task", "lvef", "--bootstrap", 0, "--where", "lvef_pct < 65", "--out", results)
+    assert _run(evaltools_program, "probe", *asked, *where) == 0
+    export = ("export", "--results", results, "--out", out, *where)
+    renames = ("--rename", "ground_truth/echonet_dynamic=data", "--rename", "predictions/EchoNet-Dynamic/EF=ef")
+    capsys.readouterr()
+    assert _run(evaltools_program, *export, *renames) == 0
+    assert "ef/mine-ingested.csv: 8 rows of 10 that CardioBench scores" in capsys.readouterr().out
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
+        "README.md",
+        "data/FileList.csv",
+        "ef/mine-ingested.csv",
+    ]
+    readme = (out / "README.md").read_text()
+    assert "| `ef/mine-ingested.csv` | echonet-dynamic | lvef | mine@ingested | 8 | 10 |" in readme
+    assert '- EF_MODELS of echonet_dynamic.py: `"mine-ingested": "ef/mine-ingested.csv"`' in readme
+    for rename, says in (
+        ("ground_truth/echonet_dynamics=x", "nothing is written to .* did you mean 'ground_truth/echonet_dynamic'"),
+        ("predictions=../x", "takes paths below --out"),
+        ("predictions", "needs OLD=NEW"),
+        ("ground_truth/echonet_dynamic/FileList.csv=README.md", "would both be written to README.md"),
+    ):
+        assert _run(evaltools_program, *export, "--rename", rename) == 2
+        assert re.search(says, capsys.readouterr().err), rename
+    assert _run(evaltools_program, *export) == 0
+    assert "`ground_truth/echonet_dynamic/FileList.csv` *" in (out / "README.md").read_text()
+
+
+def test_folds_of_other_splits_are_written_for_the_scripts(
+    prepared: Callable[[str], tuple[Store, Manifest]],
+) -> None:
+    _, manifest = prepared("echonet-pediatric")
+    rows = manifest.table.to_pylist()
+    for row, split in zip(rows, ("val", "test", "train"), strict=False):
+        row["split"] = split
+    (header, cells), *_ = GROUND_TRUTH["echonet-pediatric"](rows).values()
+    folds = [row[header.index("Split")] for row in cells]
+    before = [row["fold"] for row in rows]
+    assert folds[:3] == [1, 0, 5] and folds[3:] == before[3:] and before[:2] == [5, 5]
+
+
+def test_views_of_lvh_stand_in_the_order_of_the_posterior_wall(
+    prepared: Callable[[str], tuple[Store, Manifest]], tmp_path: Path
+) -> None:
+    _, manifest = prepared("echonet-lvh")
+    table = manifest.table.to_pylist()
+    of_test = [row for row in table if row["split"] == "test" and row["lvpwd_n"]]
+    lines = [f"{row['clip_id']},PLAX,0.1,0.1,0.1,0.1,{0.6 + row['lvpwd_row'] / 1000}" for row in of_test]
+    header = "HashedFileName,view_pred,prob_A2C,prob_A3C,prob_A4C,prob_PSAX,prob_PLAX"
+    (tmp_path / "model.csv").write_text("\n".join([header, *lines]) + "\n")
+    (result,) = import_predictions(manifest, tmp_path / "model.csv", task=get_task("view"), options=QUICK)
+    order = file_order(manifest, get_task("view"), result.predictions)
+    row_of = {row["clip_id"]: row["lvpwd_row"] for row in table}
+    placed = [row_of[clip] for clip in result.predictions.clip_ids[order]]
+    assert placed == sorted(placed) and len(placed) == len(of_test) == 9
+    source_row = {row["clip_id"]: row["source_row"] for row in table}
+    lines = [source_row[clip] for clip in result.predictions.clip_ids[order]]
+    assert lines == sorted(lines, reverse=True)
+    assert result.counts.n_expected == 9
