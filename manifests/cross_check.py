@@ -87,9 +87,14 @@ def settle_patients(draft: Draft, request: RecipeRequest) -> None:
         return
     own = [row.get("patient_id") for row in draft.rows]
     if draft.patient_ids != "unknown":
+        kept = (
+            "the table's were taken"
+            if "patient_id" in request.columns
+            else ("which were kept; --column patient_id=COLUMN takes the table's")
+        )
         draft.report(
             "patient-differs",
-            "patients of the table do not agree with those of the data set",
+            f"patients of the table do not agree with those of the data set, {kept}",
             disagreements(own, given),
         )
     if draft.patient_ids == "unknown" or "patient_id" in request.columns:

@@ -176,8 +176,18 @@ class Release:
             With distinct ids.
         has_fps_column : bool
             Whether the data set's tables state frame rates.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no clip.
         """
         clips = list(clips)
+        if not clips:
+            raise UnknownNameError(
+                f"--root: {self.root} names no clip of {self.dataset.name!r}: its tables have no rows, or its files "
+                "are not there; is the download complete?"
+            )
         media = [path for path in self.paths if stem_without_media_suffix(path) != path]
         wanted = sorted({path for clip in clips for path in clip.candidates})
         surveyed = survey_files(

@@ -242,3 +242,9 @@ def test_a_splits_file_that_covers_some_rows(make: Make, root: Path, write_csv: 
     assert made.found["splits-unknown"] == ["0X77"]
     assert made.found["split-differs"] == ["0X1A (train, now test)", "0X3C (test, now none)"]
     assert made.manifest.split_rule == "provided (splits file)"
+
+
+def test_a_table_without_a_row_is_no_data_set(make: Make, root: Path) -> None:
+    (root / "FileList.csv").write_text(HEADING)
+    with pytest.raises(UnknownNameError, match=r"names no clip of 'echonet-dynamic': .* is the download complete\?"):
+        make("echonet-dynamic", root)
