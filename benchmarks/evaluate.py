@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import faiss
@@ -80,6 +81,7 @@ def bootstrap_figures(rounds: int) -> list[Figure]:
     share = 1 / (1 + np.exp(-(sick + rng.normal(0, 1, N_TEST))))
     shares, patients = np.column_stack([1 - share, share]), np.arange(N_TEST)
     drawn = np.random.default_rng(2).integers(0, N_TEST, (LOOP_DRAWS, N_TEST))
+    seeds = count()
 
     def plain_sums() -> None:
         for rows in drawn:
@@ -92,14 +94,16 @@ def bootstrap_figures(rounds: int) -> list[Figure]:
             spearmanr(true[rows], predicted[rows])
             plain.roc_auc_score(sick[rows], share[rows]), plain.average_precision_score(sick[rows], share[rows])
 
-    def ours(*, ranked: tuple[str, ...]) -> None:
+    def ours(*, ranked: tuple[str, ...]) -> int:
         scorer = RegressionScorer(true, predicted, patients=patients)
-        estimate_metrics(lambda counts: scorer(counts, ranked=ranked), n_patients=N_TEST, draws=DRAWS, seed=0)
+        # Draws of a seed are kept for the next metric; those of another are made.
+        seed = next(seeds)
+        estimate_metrics(lambda counts: scorer(counts, ranked=ranked), n_patients=N_TEST, draws=DRAWS, seed=seed)
+        return seed
 
     def ours_ranks() -> None:
         of_class = ClassificationScorer(sick, shares, patients=patients)
-        ours(ranked=("spearman",))
-        estimate_metrics(of_class, n_patients=N_TEST, draws=DRAWS, seed=0)
+        estimate_metrics(of_class, n_patients=N_TEST, draws=DRAWS, seed=ours(ranked=("spearman",)))
 
     def plain_all() -> None:
         plain_sums()

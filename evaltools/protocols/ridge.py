@@ -72,16 +72,20 @@ class RidgePath(Probe):
         centred = targets - mean
         if self._gram is not None:
             eigenvalues, basis = np.linalg.eigh(self._gram)
-            projected, seen = basis.T @ (train.T @ centred), val @ basis
+            projected, seen = basis.T @ (train.T @ centred), val
         else:
             eigenvalues, basis = np.linalg.eigh(train @ train.T)
-            projected, seen = basis.T @ centred, (val @ train.T) @ basis
+            projected, seen = basis.T @ centred, val @ train.T
+        # Whichever are fewer are turned: validation rows, or the coefficients of every strength and target.
+        turns_rows = len(val) < len(self.strengths_) * targets.shape[1]
+        seen = seen @ basis if turns_rows else seen
         eigenvalues = np.maximum(eigenvalues, 0.0)
         shrunk = eigenvalues[:, None] + self.strengths_ * len(train)
         wanted = targets_val - mean
         errors = np.empty((len(self.strengths_), targets.shape[1]))
         for target in range(targets.shape[1]):  # all strengths of a target in one product
-            fitted = seen @ (projected[:, target, None] / shrunk)
+            along = projected[:, target, None] / shrunk
+            fitted = seen @ (along if turns_rows else basis @ along)
             errors[:, target] = np.mean((fitted - wanted[:, target, None]) ** 2, axis=0)
         return errors
 
