@@ -50,7 +50,8 @@ class Calibration:
         self._sums = np.column_stack([*plain, away.reshape(self.n_patients, N_BINS)])
 
     def _of_patients(self, patients: npt.NDArray[np.intp], column: Floats) -> Floats:
-        return np.bincount(patients, weights=column, minlength=self.n_patients)
+        sums = np.bincount(patients, weights=column, minlength=self.n_patients)
+        return np.asarray(sums, dtype=np.float64)
 
     def __call__(self, counts: Floats) -> dict[str, Floats]:
         """Return each metric for each row of ``counts`` (B, P) as an array (B,)."""

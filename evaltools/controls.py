@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaltools.aggregation import Aggregation, unit_ids
+from evaltools.clip_frames import Features
 from evaltools.cohort import Cohort
 from evaltools.fitting import Targets, fit_and_predict
 from evaltools.metrics import METRICS, Codes, Floats
@@ -176,7 +177,7 @@ class ShuffledFits:
     predictions: Floats
 
 
-def shuffled_fits(protocol: EvalProtocol, X: Floats, targets: Targets, *, seed: int) -> ShuffledFits:
+def shuffled_fits(protocol: EvalProtocol, X: Features, targets: Targets, *, seed: int) -> ShuffledFits:
     """Run the whole pipeline on permuted labels, `EvalProtocol.n_shuffles` times."""
     rng = np.random.default_rng(seed)
     shuffles = np.stack([_shuffled_labels(targets, rng) for _ in range(protocol.n_shuffles)], axis=1)

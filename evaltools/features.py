@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import MissingVectorsError, UnknownNameError, VectorError, did_you_mean
+from evaltools.clip_frames import Features, FramePool
 from evaltools.cohort import Cohort
 from evaltools.metrics import Floats
 from evaltools.temporal import TemporalPool, frame_times, refuse_low_rate
@@ -100,7 +101,8 @@ _FRAME_POOLS: Mapping[str, Callable[[Vectors, Rows, Rows], Floats]] = {
     "max": _pool_max,
 }
 _TEMPORAL = "temporal"
-_OF_FRAMES = frozenset({*_FRAME_POOLS, _TEMPORAL})
+_FRAMES = "frames"  # unpooled; no choice of the user's, since one protocol alone reads them
+_OF_FRAMES = frozenset({*_FRAME_POOLS, _TEMPORAL, _FRAMES})
 POOLS: Mapping[str, str] = {
     "clip": "the stored clip vector",
     "mean": "mean of the frame vectors",
@@ -157,9 +159,12 @@ def locate(source: VectorSource, cohort: Cohort, *, pool: str) -> Located:
         Frames are to be pooled and the set holds none.
     """
     if pool in _OF_FRAMES and source.array("frames") is None:
+        what, otherwise = f"pool by {pool!r}", "--pool clip"
+        if pool in (_TEMPORAL, _FRAMES):
+            what, otherwise = ("attend to" if pool == _FRAMES else what), "a protocol of clip vectors"
         raise MissingVectorsError(
-            f"the set of {source.spec.title} on {source.dataset} holds no frame vectors to pool by {pool!r}; "
-            "build it with frames, or use --pool clip"
+            f"the set of {source.spec.title} on {source.dataset} holds no frame vectors to {what}; "
+            f"build it with frames, or use {otherwise}"
         )
     index = source.index
     row_of = {clip_id: row for row, clip_id in enumerate(index.column("clip_id").to_pylist())}
@@ -203,7 +208,9 @@ def refuse_missing(source: VectorSource, cohort: Cohort, located: Located) -> No
         )
 
 
-def pool_vectors(source: VectorSource, rows: Rows, *, pool: str, settings: Mapping[str, Any] | None = None) -> Floats:
+def pool_vectors(
+    source: VectorSource, rows: Rows, *, pool: str, settings: Mapping[str, Any] | None = None
+) -> Features:
     """Read and pool the vectors of clips.
 
     Parameters
@@ -211,19 +218,20 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str, settings: Mappi
     rows : (n,) int
         Rows of the set's index, all with vectors.
     pool : str
-        A name of `POOLS`.
+        A name of `POOLS`, or ``frames``.
     settings : mapping, optional
-        Of the pooling; only `evaltools.temporal.TemporalPool` has some.
+        Of the pooling; only `evaltools.temporal.TemporalPool` and `evaltools.clip_frames.FramePool` have some.
 
     Returns
     -------
-    (n, D) float64 array
+    (n, D) float64 array, or `evaltools.clip_frames.ClipFrames` for ``frames``
 
     Raises
     ------
     VectorError
         A vector is not finite; the message names clips.
     """
+    pooled: Features
     if pool == _TEMPORAL:
         temporal, times = TemporalPool(**(settings or {})), frame_times(source)
         refuse_low_rate(source, *_frame_rows(source, rows), min_hz=temporal.min_hz)
@@ -231,9 +239,13 @@ def pool_vectors(source: VectorSource, rows: Rows, *, pool: str, settings: Mappi
     elif pool in _FRAME_POOLS:
         pool_frames = _FRAME_POOLS[pool]
         pooled = pool_by_blocks(source, rows, lambda frames, _, *clips: pool_frames(frames, *clips))
+    elif pool == _FRAMES:
+        pooled = FramePool(**(settings or {})).read(
+            source.array("frames"), *_frame_rows(source, rows), dtype=source.spec.dtype
+        )
     else:
         pooled = np.asarray(source.clips[rows], dtype=np.float64)
-    finite = np.isfinite(pooled).all(axis=1)
+    finite = pooled.finite() if pool == _FRAMES else np.isfinite(pooled).all(axis=1)
     if not finite.all():
         clip_ids = source.index.column("clip_id").take(rows[~finite][:_NAMED]).to_pylist()
         raise VectorError(

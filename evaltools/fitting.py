@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaltools.clip_frames import Features
 from evaltools.cohort import Cohort
 from evaltools.metrics import ClassificationScorer, Codes, Floats, Kind, RegressionScorer
 from evaltools.protocols import EvalProtocol
@@ -143,13 +144,13 @@ class Fitted:
 
 
 def fit_and_predict(
-    protocol: EvalProtocol, X: Floats, targets: Targets, *, values: npt.NDArray[Any] | None = None
+    protocol: EvalProtocol, X: Features, targets: Targets, *, values: npt.NDArray[Any] | None = None
 ) -> Fitted:
     """Fit a protocol on train and val, and predict test.
 
     Parameters
     ----------
-    X : (n, D) float64
+    X : (n, D) float64, or ClipFrames
         Features of the cohort's clips.
     values : (n,) or (n, T) array, optional
         Other labels than the true ones, for the shuffled control.
@@ -174,7 +175,7 @@ def fit_and_predict(
     return Fitted(predictions, fitted.chosen)
 
 
-def _fit(protocol: EvalProtocol, X: Floats, y: npt.NDArray[Any], rows: Fold | Targets, kind: Kind) -> Fitted:
+def _fit(protocol: EvalProtocol, X: Features, y: npt.NDArray[Any], rows: Fold | Targets, kind: Kind) -> Fitted:
     estimator = protocol.make(kind)
     is_small = X.size * min(X.shape) < _SMALL_PRODUCT
     with one_blas_thread() if is_small else nullcontext():

@@ -357,5 +357,5 @@ def _choice_notes(fitted: Fitted) -> tuple[str, ...]:
     notes = ["validation chose an end of the grid of penalties"] if fitted.chosen.get("at_edge") else []
     if fitted.chosen.get("converged") is False:
         norm = fitted.chosen["gradient_norm"]
-        notes.append(f"the published setting stops before it has converged (gradient norm {norm:.1e})")
+        notes.append(f"the protocol stops before it has converged (gradient norm {norm:.1e})")
     return tuple(notes)

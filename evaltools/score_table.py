@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+from evaltools.clip_frames import ClipFrames, Features, clip_vectors
 from evaltools.controls import (
     CONTROLS,
     ShuffledFits,
@@ -72,7 +73,7 @@ class ScoreTable(RowTable):
         }
         return {"mean": mean_predictions(self.targets), **predicted}
 
-    def features(self, source: VectorSource, pool: str, located: Located) -> Floats:
+    def features(self, source: VectorSource, pool: str, located: Located) -> Features:
         """Read the pooled vectors (n, D) of the scored clips."""
         return pool_vectors(source, located.rows[self.common], pool=pool, settings=self.protocol.pool_settings)
 
@@ -87,7 +88,7 @@ class ScoreTable(RowTable):
 
     def score(
         self,
-        X: Floats,
+        X: Features,
         source: VectorSource,
         pool: str,
         located: Located,
@@ -103,19 +104,22 @@ class ScoreTable(RowTable):
         first = replace(self, rows=(self.row,))
         return first.score_rows(X, TableRow(source, pool, located, dim=X.shape[1]), axis)[0]
 
-    def score_rows(self, X: Floats, of: TableRow, axis: Mapping[str, Any] | None = None) -> list[Result]:
+    def score_rows(self, X: Features, of: TableRow, axis: Mapping[str, Any] | None = None) -> list[Result]:
         """Fit features (n, D) of the scored clips, and score every row."""
         fits = self._fits(X)
         return [table._scored(fits, of, axis) for table in self.per_row()]
 
-    def _fits(self, X: Floats) -> Fits:
+    def _fits(self, X: Features) -> Fits:
         fitted = fit_and_predict(self.protocol, X, self.targets)
         near = None
         if self.options.near_duplicates and not self.targets.folds:
-            near = find_near_duplicates(X, self.scored, self.targets, seed=self.seed("near-duplicates"))
+            near = find_near_duplicates(
+                clip_vectors(X), self.scored, self.targets, seed=self.seed("near-duplicates")
+            )
         if not self.options.controls:
             return Fits(fitted, {}, None, near)
-        noise = random_features(X.shape, seed=self.seed("random", X.shape[1]))
+        seed = self.seed("random", X.shape[1])
+        noise: Features = X.noise(seed=seed) if isinstance(X, ClipFrames) else random_features(X.shape, seed=seed)
         controls = {**self.shared_controls, "random": fit_and_predict(self.protocol, noise, self.targets).predictions}
         n_shuffles = self.options.n_shuffles
         shuffled = shuffled_fits(

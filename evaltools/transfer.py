@@ -18,6 +18,7 @@ import numpy.typing as npt
 from embedstore import EmbeddingSet, Manifest, Store
 from embedstore.errors import ContentError, UnknownNameError
 from embedstore.where import parse_where
+from evaltools.clip_frames import join_features
 from evaltools.cohort import Cohort, build_cohort, require_runnable
 from evaltools.features import VectorSource, locate, pool_vectors, refuse_missing
 from evaltools.probe import asked_protocol
@@ -206,7 +207,7 @@ def transfer_manifests(
             pool_vectors(one, where.rows[mask], pool=pool, settings=protocol.pool_settings)
             for one, where, mask in zip(pair, located, common, strict=True)
         ]
-        X = np.concatenate(parts)
+        X = join_features(parts)
         of = TableRow(pair[-1], pool, located[-1], dim=X.shape[1])
         for result in table.score_rows(X, of, {"train_dataset": trained_on}):
             noted = replace(result, provenance=_noted(result, pair[:-1], origins))

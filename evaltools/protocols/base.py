@@ -38,19 +38,20 @@ class Standardiser:
     @classmethod
     def of(cls, X: Floats) -> Self:
         """Measure training features (n, D)."""
-        return cls._of_moments(X.mean(axis=0), X.std(axis=0))
+        return cls.of_moments(X.mean(axis=0), X.std(axis=0))
 
     @classmethod
     def applied(cls, X: Floats) -> tuple[Self, Floats]:
         """Measure training features (n, D) and return them standardised as well, in fewer passes over memory."""
         mean = X.mean(axis=0)
         centred: Floats = X - mean
-        measured = cls._of_moments(mean, np.sqrt(np.einsum("nd,nd->d", centred, centred) / len(X)))
+        measured = cls.of_moments(mean, np.sqrt(np.einsum("nd,nd->d", centred, centred) / len(X)))
         centred /= measured.scale
         return measured, centred
 
     @classmethod
-    def _of_moments(cls, mean: Floats, scale: Floats) -> Self:
+    def of_moments(cls, mean: Floats, scale: Floats) -> Self:
+        """Take the mean and deviation (D,) of training features as measured."""
         constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
         floor = SCALE_FLOOR * float(np.median(scale[~constant])) if not constant.all() else 0.0
         return cls(mean, np.where(constant, 1.0, np.maximum(scale, floor)))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from embedstore.identity import digest_json
+from evaltools.clip_frames import FramePool
 from evaltools.metrics import Kind
 from evaltools.protocols.adamw_linear import AdamWLinear
+from evaltools.protocols.attention import FrameAttention
 from evaltools.protocols.base import Probe
 from evaltools.protocols.fixed_logistic import FixedLogistic, NormLogistic
 from evaltools.protocols.logistic import LogisticPath
@@ -28,8 +30,9 @@ ESTIMATORS: Mapping[str, tuple[type[Probe], Mapping[Kind, Mapping[str, Any]]]] =
     "sampled-ridge": (SampledRidge, {"regression": {}}),
     "sampled-logistic": (SampledLogistic, {"classification": {}}),
     "mlp": (MlpProbe, {kind: {"task": kind} for kind in ("regression", "classification")}),
+    "frame-attention": (FrameAttention, {kind: {"task": kind} for kind in ("regression", "classification")}),
 }
-POOL_SETTINGS: Mapping[str, type[TemporalPool]] = {"temporal": TemporalPool}
+POOL_SETTINGS: Mapping[str, type[TemporalPool] | type[FramePool]] = {"temporal": TemporalPool, "frames": FramePool}
 
 
 @dataclass(frozen=True)
