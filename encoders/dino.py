@@ -17,6 +17,7 @@ from typing import Any
 from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.errors import FormatError
 from embedstore.spec import FrameSampling
+from encoders.checkpoint_keys import Spellings, respelled
 from encoders.frame_encoder import FrameEncoder
 from encoders.hub import HF_WEIGHTS
 from encoders.preprocess import CentreCrop
@@ -186,14 +187,10 @@ def _load(request: LoadRequest, *, version: int) -> FrameEncoder:
     return FrameEncoder(network, spec=spec, device=pick_device(request.device), side=_SIDE)
 
 
-def _respelled(
-    state: Mapping[str, Any], spellings: tuple[tuple[re.Pattern[str], str], ...], *, source: Path
-) -> dict[str, Any]:
+def _respelled(state: Mapping[str, Any], spellings: Spellings, *, source: Path) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, tensor in state.items():
-        spelled = str(key)
-        for pattern, replacement in spellings:
-            spelled = pattern.sub(replacement, spelled)
+        spelled = respelled(str(key), spellings)
         if spelled in made:
             raise FormatError(f"checkpoint {source} has the tensor {spelled} twice, in two spellings")
         made[spelled] = tensor

@@ -11,6 +11,7 @@ from functools import partial
 
 from embedstore.encoder import LoadRequest, Variant
 from embedstore.spec import FrameSampling
+from encoders.checkpoint_keys import weights_and_biases
 from encoders.clip_encoder import ClipEncoder
 from encoders.published_card import PublishedCard, check_dim, pixel_record, video_sizes
 from encoders.resampling import PillowResize
@@ -23,25 +24,22 @@ _FILES = ("echofm_vitl.pth",)
 _PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
-def _block(prefix: str) -> tuple[str, ...]:
-    """Return the 16 keys of a block as patterns."""
-    parts = ("norm[12]", "attn.[qkv]", "attn.proj", "mlp.fc[12]")
-    return tuple(f"{prefix}.{part}.{kind}" for part in parts for kind in ("weight", "bias"))
-
+#: The parts of a block, 16 keys.
+_BLOCK = ("norm[12]", "attn.[qkv]", "attn.proj", "mlp.fc[12]")
 
 #: The 158 keys of pretraining that the published file has beyond the encoder's: what rebuilds pixels, and what
 #: compares the times of a beat.
 _PRETRAINING = (
     "decoder_cls_token",
     "decoder_prj_cls_token",
-    *_block("decoder_block"),
+    *weights_and_biases("decoder_block", _BLOCK),
     "decoder_embed.weight",
     "decoder_embed.bias",
     "mask_token",
     "decoder_pos_embed_spatial",
     "decoder_pos_embed_temporal",
     "decoder_pos_embed_class",
-    *_block("decoder_blocks.[0-7]"),
+    *weights_and_biases("decoder_blocks.[0-7]", _BLOCK),
     "decoder_norm.weight",
     "decoder_norm.bias",
     "decoder_pred.weight",

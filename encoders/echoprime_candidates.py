@@ -21,28 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import ContentError, FormatError, StorageError
+from encoders.echoprime import VIEWS  # in the order of the columns of MIL_weights.csv
 from encoders.limited_pickle import convert_labels, convert_sections
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NAME", "VIEWS", "StudyCandidates", "read_folder"]
+__all__ = ["NAME", "StudyCandidates", "read_folder"]
 
 NAME = "published"
-# The view classifier's classes in order, which the columns of MIL_weights.csv follow; see encoders.echoprime.
-VIEWS = (
-    "A2C",
-    "A3C",
-    "A4C",
-    "A5C",
-    "Apical_Doppler",
-    "Doppler_Parasternal_Long",
-    "Doppler_Parasternal_Short",
-    "Parasternal_Long",
-    "Parasternal_Short",
-    "SSN",
-    "Subcostal",
-)
 _EMBEDDINGS = ("candidate_embeddings_p1.pt", "candidate_embeddings_p2.pt")
 _STUDIES, _LABELS = "candidate_studies.csv", "candidate_labels.pkl"
 _WEIGHTS, _SECTIONS = "MIL_weights.csv", "section_to_phenotypes.pkl"

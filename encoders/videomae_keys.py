@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import FormatError
+from encoders.checkpoint_keys import respelled, thirds, weights_and_biases
 
 __all__ = ["AUTHORS_DECODER", "HF_DECODER", "authors_spelling", "from_authors", "from_hub", "is_authors"]
 
@@ -44,8 +45,7 @@ _BIAS_OF = {"q": "query", "v": "value"}
 
 
 def _patterns(prefix: str, parts: tuple[str, ...], *singles: str) -> tuple[str, ...]:
-    both = tuple(f"{prefix}.{part}.{kind}" for part in parts for kind in ("weight", "bias"))
-    return (*both, *(f"{prefix}.{single}" for single in singles))
+    return (*weights_and_biases(prefix, parts), *(f"{prefix}.{single}" for single in singles))
 
 
 _AROUND = (
@@ -126,17 +126,11 @@ def from_authors(state: Mapping[str, Any], *, source: Path) -> dict[str, Any]:
     """
     made: dict[str, Any] = {}
     for key, tensor in state.items():
-        spelled = str(key)
-        for pattern, replacement in _SPELLINGS:
-            spelled = pattern.sub(replacement, spelled)
+        spelled = respelled(str(key), _SPELLINGS)
         if spelled == key or not spelled.endswith(".qkv.weight"):
             made[spelled] = tensor
             continue
-        if tensor.ndim == 0 or tensor.shape[0] % 3:
-            raise FormatError(
-                f"checkpoint {source} does not fit: {key} has shape {tuple(tensor.shape)}, not three times the width"
-            )
-        for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+        for part, piece in thirds(tensor, key=key, source=source).items():
             made[spelled.replace(".qkv.", f".{part}.")] = piece
     return made
 
@@ -149,6 +143,4 @@ def authors_spelling(key: str) -> str:
     >>> authors_spelling("encoder.layer.3.attention.attention.key.weight")
     'encoder.blocks.3.attn.qkv.weight'
     """
-    for pattern, replacement in _BACK:
-        key = pattern.sub(replacement, key)
-    return key
+    return respelled(key, _BACK)

@@ -16,6 +16,7 @@ from typing import Any
 from embedstore.encoder import EncoderCard, LoadRequest, Variant
 from embedstore.errors import FormatError
 from embedstore.spec import FrameSampling
+from encoders.checkpoint_keys import weights_and_biases
 from encoders.clip_encoder import ClipEncoder
 from encoders.hub import HF_WEIGHTS
 from encoders.preprocess import CentreCrop
@@ -30,17 +31,14 @@ _PATCH = 16
 _PREFIX = "encoder."
 
 
-def _block(prefix: str) -> tuple[str, ...]:
-    """Return the 16 keys of a block as patterns."""
-    parts = ("norm[12]", "attention.query", "attention.key", "attention.value", "attention.proj", "mlp.fc[12]")
-    return tuple(f"{prefix}.{part}.{kind}" for part in parts for kind in ("weight", "bias"))
-
+#: The parts of a block, 16 keys.
+_BLOCK = ("norm[12]", "attention.query", "attention.key", "attention.value", "attention.proj", "mlp.fc[12]")
 
 _PREDICTOR = (
     "predictor.embeddings.mask_tokens",
     "predictor.embeddings.predictor_embeddings.weight",
     "predictor.embeddings.predictor_embeddings.bias",
-    *_block("predictor.layer.*"),
+    *weights_and_biases("predictor.layer.*", _BLOCK),
     "predictor.layernorm.weight",
     "predictor.layernorm.bias",
     "predictor.proj.weight",

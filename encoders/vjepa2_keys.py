@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import FormatError
+from encoders.checkpoint_keys import respelled, thirds
 
 __all__ = ["authors_spelling", "from_authors", "target_encoder"]
 
@@ -75,18 +76,12 @@ def from_authors(state: Mapping[str, Any], *, source: Path) -> dict[str, Any]:
     """
     made: dict[str, Any] = {}
     for key, tensor in state.items():
-        spelled = key
-        for pattern, replacement in _SPELLINGS:
-            spelled = pattern.sub(replacement, spelled)
+        spelled = respelled(key, _SPELLINGS)
         fused, _, kind = spelled.rpartition(".qkv.")
         if not fused or not hasattr(tensor, "shape"):
             made[spelled] = tensor
             continue
-        if tensor.ndim == 0 or tensor.shape[0] % 3:
-            raise FormatError(
-                f"checkpoint {source} does not fit: {key} has shape {tuple(tensor.shape)}, not three times the width"
-            )
-        for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+        for part, piece in thirds(tensor, key=key, source=source).items():
             made[f"{fused}.{part}.{kind}"] = piece
     return made
 
@@ -99,6 +94,4 @@ def authors_spelling(key: str) -> str:
     >>> authors_spelling("layer.3.attention.query.weight")
     'blocks.3.attn.qkv.weight'
     """
-    for pattern, replacement in _BACK:
-        key = pattern.sub(replacement, key)
-    return key
+    return respelled(key, _BACK)

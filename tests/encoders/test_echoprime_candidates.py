@@ -28,7 +28,8 @@ from embedstore.errors import (
 )
 from embedstore.snapshot.verify import verify_store
 from embedstore.store import Store
-from encoders.echoprime_candidates import VIEWS, read_folder
+from encoders.echoprime import VIEWS
+from encoders.echoprime_candidates import read_folder
 from encoders.limited_pickle import convert_labels, convert_sections
 
 IDS = [f"study{n}" for n in range(7)]
