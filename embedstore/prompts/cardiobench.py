@@ -111,9 +111,10 @@ def _fields(file: Path) -> list[tuple[str, Any]]:
     with _parsed(file) as statements:
         for owner in statements:
             for field in owner.body if isinstance(owner, ast.ClassDef) else ():
-                named = field.target if isinstance(field, ast.AnnAssign) else None
-                if isinstance(named, ast.Name) and named.id in _GRIDS and field.value is not None:  # type: ignore[attr-defined]
-                    found.append((named.id, ast.literal_eval(field.value)))  # type: ignore[attr-defined]
+                if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                    continue
+                if field.target.id in _GRIDS and field.value is not None:
+                    found.append((field.target.id, ast.literal_eval(field.value)))
     return found
 
 

@@ -29,7 +29,7 @@ class WorkerFailedError(EmbedstoreError):
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]
+        self.exit_code = exit_code  # type: ignore[misc]  # of the class elsewhere
 
 
 def _refuse_failures(ends: list[WorkerEnd], n_workers: int) -> None:
