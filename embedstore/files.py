@@ -342,12 +342,13 @@ def trash_folder(folder: Path) -> Path:
     return trash
 
 
-def remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path, *, in_place: bool = False) -> None:
     """Delete a folder with all that is in it; what another process deletes meanwhile is no error.
 
-    A folder under its own name is first taken out of sight, so that nobody ever sees a half of it.
+    A folder under its own name is first taken out of sight, so that nobody ever sees a half of it; unless it is
+    deleted ``in_place``, because nobody looks for it under that name but whoever clears it.
     """
-    if not folder.name.startswith(TRASH_PREFIX):
+    if not in_place and not folder.name.startswith(TRASH_PREFIX):
         try:
             folder = trash_folder(folder)
         except StorageError as error:

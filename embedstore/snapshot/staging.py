@@ -30,7 +30,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         for rest in target.parent.glob(f"{prefix}*"):
             if rest.is_dir() and not is_locked(rest):
-                remove_folder(rest)
+                remove_folder(rest, in_place=True)
         folder = target.parent / f"{prefix}{uuid.uuid4().hex}"
         folder.mkdir()
         held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -40,7 +40,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     finally:
         os.close(held)
         if folder.is_dir():
-            remove_folder(folder)
+            remove_folder(folder, in_place=True)
 
 
 def copy_file(source: Path, target: Path, *, expected: FileRecord | None = None) -> FileRecord:
