@@ -81,6 +81,10 @@ class RawFile:
         return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
+def do_nothing() -> None:
+    """Before a case that needs no preparation."""
+
+
 class FreshPaths:
     """A new path for every write: deleting is left to the end, since a disk that discards is slow meanwhile."""
 
@@ -144,7 +148,7 @@ def other_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> list
 def read_figures(
     raw: RawFile, ours: Callable[[], VectorArray], size: str, rounds: int, ours_path: Path
 ) -> list[Figure]:
-    """Scans and gathers, warm and cold, in the stored dtype and as float32."""
+    """Scans and gathers, warm and cold, in the stored dtype and as float32; each gather picks other rows."""
     figures = []
     rng = np.random.default_rng(1)
     n_picked = min(N_PICKED, raw.shape[0])
@@ -155,6 +159,13 @@ def read_figures(
 
     def cold(path: Path) -> Callable[[], None]:
         return lambda: drop_cache(path)
+
+    def renewed(first: Callable[[], None]) -> Callable[[], None]:
+        def prepare() -> None:
+            first()
+            renew()
+
+        return prepare
 
     as_float32 = [("float32", False)] if raw.dtype != np.float32 else []
     for name, is_raw in [(f"{raw.dtype.name} (.raw)", True), *as_float32]:
@@ -171,11 +182,10 @@ def read_figures(
             before = {"raw": cold(raw.path), "ours": cold(ours_path)} if heat == "cold" else {}
             for path in (raw.path, ours_path):
                 warm_cache(path)
-            nothing = before.get("none", lambda: None)
             times = time_rounds(
                 {
-                    "raw": Case(scan, before.get("raw", nothing)),
-                    "ours": Case(lambda view=view: view()[:], before.get("ours", nothing)),
+                    "raw": Case(scan, before.get("raw", do_nothing)),
+                    "ours": Case(lambda view=view: view()[:], before.get("ours", do_nothing)),
                 },
                 rounds=rounds,
                 warm_up=True,
@@ -185,24 +195,26 @@ def read_figures(
             )
             for path in (raw.path, ours_path):
                 warm_cache(path)
-            renew()
             times = time_rounds(
                 {
-                    "raw": Case(map_gather, before.get("raw", nothing)),
-                    "ours": Case(lambda view=view: view()[picked[0]], before.get("ours", nothing)),
+                    "raw": Case(map_gather, renewed(before.get("raw", do_nothing))),
+                    "ours": Case(lambda view=view: view()[picked[0]], renewed(before.get("ours", do_nothing))),
                 },
-                rounds=max(rounds, 5),
+                rounds=max(rounds, 15 if heat == "warm" else 5),
                 warm_up=True,
             )
             limit = 1.3 if heat == "warm" else 1.5
             what = f"gather {n_picked:,} rows of {size} as {name}, {heat}"
             figures.append(Figure(what, times["ours"], "numpy memmap", times["raw"], limit))
-        figures.append(kept_maps(raw, view(), is_raw, picked, size, name))
+        figures.append(kept_maps(raw, view(), is_raw, (picked, renew), f"{size} as {name}"))
     return figures
 
 
-def kept_maps(raw: RawFile, kept: VectorArray, is_raw: bool, picked: list[Any], size: str, name: str) -> Figure:
+def kept_maps(
+    raw: RawFile, kept: VectorArray, is_raw: bool, draw: tuple[list[Any], Callable[[], None]], what: str
+) -> Figure:
     """A gather where both sides keep their maps from one gather to the next, as a training loop does."""
+    picked, renew = draw
     for path in (raw.path, kept.folder):
         warm_cache(path)
     mapped = raw.map()
@@ -210,8 +222,9 @@ def kept_maps(raw: RawFile, kept: VectorArray, is_raw: bool, picked: list[Any], 
     def map_gather() -> Any:
         return np.asarray(mapped[picked[0]]) if is_raw else mapped[picked[0]].astype(np.float32)
 
-    times = time_rounds({"raw": Case(map_gather), "ours": Case(lambda: kept[picked[0]])}, rounds=9, warm_up=True)
-    what = f"gather {len(picked[0]):,} rows of {size} as {name}, warm, map kept"
+    cases = {"raw": Case(map_gather, renew), "ours": Case(lambda: kept[picked[0]], renew)}
+    times = time_rounds(cases, rounds=25, warm_up=True)
+    what = f"gather {len(picked[0]):,} rows of {what}, warm, map kept"
     return Figure(what, times["ours"], "numpy memmap, kept", times["raw"], 1.3)
 
 

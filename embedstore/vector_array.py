@@ -24,6 +24,8 @@ from embedstore.shards import EMPTY, ArrayDescription, shard_index
 __all__ = ["VectorArray"]
 
 _BLOCK_BYTES = 8 << 20
+# Less than the second level cache of a core, of which a gather uses the rest for what it reads and writes.
+_CACHED_BYTES = 384 << 10
 
 
 class VectorArray:
@@ -185,19 +187,21 @@ class VectorArray:
         if not rows.size:
             return np.empty((0, described.dim), dtype=self.dtype)
         if described.n_shards == 1 and self._check_shard(0):
-            return np.asarray(_taken(self._map(0), rows), dtype=self.dtype)
+            return np.asarray(self._map(0).take(rows, axis=0, mode="clip"), dtype=self.dtype)
         result = np.empty((len(rows), described.dim), dtype=self.dtype)
         shards = rows // described.shard_rows
-        order = np.argsort(shards, kind="stable")
-        bounds = np.searchsorted(shards[order], np.arange(described.n_shards + 1))
+        # Sixteen bits are sorted by counting, more of them by comparing.
+        order = np.argsort(shards.astype(np.min_scalar_type(described.n_shards)), kind="stable")
+        bounds = np.searchsorted(shards[order], np.arange(described.n_shards + 1)).tolist()
+        local = (rows - shards * described.shard_rows)[order]
         for shard in range(described.n_shards):
-            picked = order[bounds[shard] : bounds[shard + 1]]
-            if not picked.size:
+            picked = slice(bounds[shard], bounds[shard + 1])
+            if picked.start == picked.stop:
                 continue
             if self._check_shard(shard):
-                result[picked] = _taken(self._map(shard), rows[picked] - shard * described.shard_rows)
+                _place(self._map(shard), local[picked], result, order[picked])
             else:
-                result[picked] = self._through_zarr(rows[picked])
+                result[order[picked]] = self._through_zarr(rows[order[picked]])
         return result
 
     def check_metadata(self) -> None:
@@ -213,9 +217,25 @@ class VectorArray:
             raise CorruptionError(f"{self.folder / 'zarr.json'} differs from the set's description")
 
 
-def _taken(mapped: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Return rows that are known to be there: without the look at each, and by the faster of numpy's two ways."""
-    return mapped.take(rows, axis=0, mode="clip")
+def _place(
+    mapped: npt.NDArray[Any], rows: npt.NDArray[np.int64], result: npt.NDArray[Any], places: npt.NDArray[np.int64]
+) -> None:
+    """Copy rows that are known to be there to their places in the result, by way of a block that stays in the cache.
+
+    A row is moved as one item, which numpy does faster than as many numbers, and by the faster of its two ways.
+    """
+    whole_row = np.dtype((np.void, mapped.shape[1] * mapped.itemsize))
+    source = mapped.view(whole_row)[:, 0]
+    step = max(1, _CACHED_BYTES // whole_row.itemsize)
+    block = np.empty((min(step, len(rows)), mapped.shape[1]), mapped.dtype)
+    for at in range(0, len(rows), step):
+        part = places[at : at + step]
+        held = block[: len(part)]
+        source.take(rows[at : at + step], mode="clip", out=held.view(whole_row)[:, 0])
+        if result.dtype == mapped.dtype:
+            result.view(whole_row)[part, 0] = held.view(whole_row)[:, 0]
+        else:
+            result[part] = held
 
 
 def _read_exactly(handle: Any, target: npt.NDArray[Any], path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedstore.shards
+import embedstore.vector_array
 from embedstore.errors import CorruptionError, FormatError, VectorError
 from embedstore.shards import ArrayDescription, ArrayWriter, cast_for_storage
 from embedstore.vector_array import VectorArray
@@ -78,6 +79,20 @@ def test_indexing_is_numpys(tmp_path_factory: pytest.TempPathFactory, keys: list
     np.testing.assert_array_equal(array.raw[mask], rows[mask])
     if keys:
         np.testing.assert_array_equal(array.raw[keys[0]], rows[keys[0]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("cached_bytes", [1, 5000, 1 << 20])
+def test_a_gather_larger_than_its_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, cached_bytes: int
+) -> None:
+    monkeypatch.setattr(embedstore.vector_array, "_CACHED_BYTES", cached_bytes)
+    rows = matrix(1300, dim=7, dtype=dtype)
+    array = write(tmp_path / "a", rows)
+    picked = np.random.default_rng(0).integers(0, 1300, 4000)
+    assert array.raw[picked].tobytes() == rows[picked].tobytes()
+    np.testing.assert_array_equal(array[picked], rows[picked].astype(np.float32))
+    np.testing.assert_array_equal(array.raw[np.sort(picked)], rows[np.sort(picked)])
 
 
 def _described(folder: Path) -> ArrayDescription:
