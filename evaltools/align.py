@@ -68,7 +68,19 @@ class AlignOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """One measure of one pair of encoders on one data set."""
+    """One measure of one pair of encoders on one data set, or of one encoder's text axis and a task.
+
+    Attributes
+    ----------
+    a, b : str
+        Titles of encoders; of a text axis the encoder's and the task's.
+    method : str
+        Of `evaltools.similarity.METHODS`, or ``text-axis``.
+    metric : str or None
+        Which number of a text axis: ``pearson``, ``spearman`` or ``r2``.
+    set_a, set_b : str
+        Ids of the sets; none of a task.
+    """
 
     a: str
     b: str
@@ -81,9 +93,10 @@ class Alignment:
     n_dropped: int
     settings: dict[str, Any]
     set_a: str
-    set_b: str
+    set_b: str | None
     media: str
     synthetic: bool
+    metric: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contract's JSON form."""
@@ -93,6 +106,7 @@ class Alignment:
             "b": self.b,
             "dataset": self.dataset,
             "method": self.method,
+            **({} if self.metric is None else {"metric": self.metric}),
             **self.estimate.to_dict(),
             **{name: getattr(self, name) for name in names},
         }

@@ -19,7 +19,7 @@ from evaltools.features import VectorSource
 from evaltools.fitting import Targets
 from evaltools.head_outputs import Head, read_head
 from evaltools.head_tasks import UNIT_FACTORS, HeadTask, head_task, head_tasks
-from evaltools.manifest_loop import over_manifests
+from evaltools.manifest_loop import once, over_manifests
 from evaltools.metrics import Floats
 from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
@@ -84,12 +84,7 @@ def heads(
         Labels, leakage, units, dimensions or missing vectors forbid a result.
     """
     chosen = options or ProbeOptions()
-    told: set[str] = set()
-
-    def tell(reason: str) -> None:
-        if on_skip is not None and reason not in told:
-            told.add(reason)
-            on_skip(reason)
+    tell = once(on_skip)
 
     def score(sets: Sequence[EmbeddingSet], manifest: Manifest, task: Task) -> list[Result]:
         asked: list[HeadSource] = []

@@ -11,9 +11,21 @@ from evaltools.cohort import NotRunnableError
 from evaltools.selection import runnable_manifests, sets_of
 from evaltools.task import Task
 
-__all__ = ["over_manifests"]
+__all__ = ["once", "over_manifests"]
 
 Scored = TypeVar("Scored")
+
+
+def once(on_skip: Callable[[str], None] | None) -> Callable[[str], None]:
+    """Return what tells each reason one time only: an encoder that cannot be asked lacks the same for every task."""
+    told: set[str] = set()
+
+    def tell(reason: str) -> None:
+        if on_skip is not None and reason not in told:
+            told.add(reason)
+            on_skip(reason)
+
+    return tell
 
 
 def over_manifests(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import ContentError, MissingVectorsError, VectorError, did_you_mean
-from evaltools.features import VectorRows
+from evaltools.features import VectorRows, VectorSource
 from evaltools.fitting import class_order
 from evaltools.metrics import Codes, Floats
 from evaltools.task import Task
@@ -19,7 +19,9 @@ from evaltools.zeroshot_rules import unit_rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BankSource", "TaskPrompts", "match_classes", "read_prompts"]
+    from embedstore import Store
+
+__all__ = ["BankSource", "TaskPrompts", "banked_sets", "match_classes", "read_prompts", "require_dims"]
 
 # Spellings of a finding that is there and of one that is not, in labels and in prompts.
 _THERE = frozenset({"1", "true", "yes", "present", "positive"})
@@ -43,6 +45,51 @@ class BankSource(Protocol):
 
     @property
     def spec(self) -> Any: ...
+
+
+def banked_sets(
+    store: Store, sets: Sequence[VectorSource], *, name: str | None, tell: Callable[[str], None]
+) -> list[tuple[VectorSource, BankSource]]:
+    """Return the sets whose encoder has a prompt bank in the store, each with it.
+
+    Parameters
+    ----------
+    name : str or None
+        Of the bank, where the store has several of an encoder.
+    tell : callable
+        Told of each set without one.
+
+    Raises
+    ------
+    UnknownNameError, AmbiguousNameError
+        An encoder has no bank of that name, or several and none is named.
+    MissingVectorsError
+        No set has a bank.
+    """
+    banked: list[tuple[VectorSource, BankSource]] = []
+    lacking: list[VectorSource] = []
+    for source in sets:
+        encoder = source.spec.name
+        if store.banks(kind="prompts", encoder=encoder):
+            weights = source.spec.weights_sha256
+            bank = store.bank(kind="prompts", encoder=encoder, name=name, weights_sha256=weights)
+            banked.append((source, bank))
+        else:
+            lacking.append(source)
+    if not banked:
+        raise MissingVectorsError(_without_text(lacking))
+    for source in lacking:
+        tell(_without_text([source]))
+    return banked
+
+
+def _without_text(sources: Sequence[VectorSource]) -> str:
+    titles = list(dict.fromkeys(source.spec.title for source in sources))
+    have = "has" if len(titles) == 1 else "have"
+    return (
+        f"{', '.join(titles)} {have} no text vectors in the store and cannot be asked in words: where there is a "
+        "text tower, add a prompt bank with embedstore prompts add"
+    )
 
 
 @dataclass(frozen=True)

@@ -130,17 +130,20 @@ class Retrieval:
     Attributes
     ----------
     protocol : str
-        ``clip-to-clip`` or ``frame-to-clip``.
+        ``clip-to-clip``, ``frame-to-clip`` or ``text-to-clip``.
     n_expected, n_scored, n_patients : int
-        Labelled test clips that are asked for; those that have something to find, and their patients.
+        Labelled test clips, or prompts, that are asked for; those that have something to find; their patients, where
+        prompts ask those of the gallery.
     n_gallery, n_without_relevant : int
         Clips among which is looked, own ones included; test clips to which no clip of another patient is relevant.
     index_recall : float or None
         Share of the exact neighbours that the approximate index found.
     clip_ids, patients : (m,) object
-        The queries.
+        The queries; of prompts the text, and nobody.
     values : dict of str to (m,) float64
         Each metric for each query.
+    bank : mapping or None
+        Name and digest of the prompt bank.
     """
 
     task: Task
@@ -172,6 +175,7 @@ class Retrieval:
     clip_ids: npt.NDArray[Any]
     patients: npt.NDArray[Any]
     values: Mapping[str, Floats]
+    bank: Mapping[str, str] | None = None
 
     @property
     def title(self) -> str:
@@ -218,4 +222,5 @@ class Retrieval:
             "fingerprint": self.fingerprint,
             "task_digest": self.task.digest,
             "versions": software_versions(),
+            **(self.bank or {}),
         }

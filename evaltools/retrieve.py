@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore import Manifest, Store
+from embedstore import EmbeddingSet, Manifest, Store
 from embedstore.errors import MissingVectorsError, UnknownNameError, VectorError
 from embedstore.identity import derive_seed
 from embedstore.where import parse_where
 from evaltools.closeness import ClipPoints, Space, full_rankings, require_candidates
 from evaltools.cohort import Cohort, NotRunnableError, build_cohort
+from evaltools.common_clips import locate_in_common
 from evaltools.controls import metadata_features, random_features, shuffle_by_patient
-from evaltools.features import VectorSource, locate, pool_vectors, refuse_missing, require_pool
-from evaltools.manifest_loop import over_manifests
+from evaltools.features import VectorSource, pool_vectors, require_pool
+from evaltools.manifest_loop import once, over_manifests
 from evaltools.metrics import Codes, Floats
 from evaltools.neighbours import nearest, share_found
+from evaltools.prompt_bank import banked_sets
 from evaltools.protocols.base import Standardiser
 from evaltools.resample import DEFAULT_DRAWS, Estimate, estimate_metrics, interval_refusal, patient_codes
 from evaltools.retrieval import Relevance, Retrieval
@@ -38,7 +40,7 @@ from evaltools.task import Task
 
 __all__ = ["LEVELS", "RetrieveOptions", "retrieve", "retrieve_manifest"]
 
-LEVELS = ("clip", "frame")
+LEVELS = ("clip", "frame", "text")
 _N_SHUFFLES = 20
 _NOT_FITTED = "retrieval predicts no value"
 _CUT_OFF = "an approximate index does not rank the whole gallery"
@@ -54,8 +56,9 @@ class RetrieveOptions:
         Depths of recall and nDCG.
     space : Space
     index : {"exact", "ivf", "hnsw"}
-    level : {"clip", "frame"}
-        What a query is: a clip, or a frame of one, whose scores are averaged over the frames of the clip.
+    level : {"clip", "frame", "text"}
+        What a query is: a clip, a frame of one, whose scores are averaged over the frames of the clip, or a prompt of
+        the encoder's bank, see `evaltools.text_retrieval`.
     frames_each : int
         How many frames of a clip are queries, evenly spaced.
     within : float or None
@@ -64,6 +67,8 @@ class RetrieveOptions:
         Poolings of the gallery's, and of clip queries', vectors.
     where, seed, draws, allow_missing, allow_leakage
         As in `evaltools.score_table.ProbeOptions`.
+    bank : str or None
+        Of prompts, where the store has several of an encoder.
     """
 
     ks: tuple[int, ...] = (1, 5, 10)
@@ -78,6 +83,7 @@ class RetrieveOptions:
     draws: int = DEFAULT_DRAWS
     allow_missing: bool = False
     allow_leakage: bool = False
+    bank: str | None = None
 
 
 class _MeanScorer:
@@ -116,19 +122,22 @@ def retrieve(
     Raises
     ------
     UnknownNameError
-        A data set, encoder, pooling or column is not known.
+        A data set, encoder, bank, pooling or column is not known.
     ContentError
-        Labels, leakage, dimensions, missing vectors or k forbid a result.
+        Labels, leakage, dimensions, missing vectors or k forbid a result; or prompts are asked and there are none.
     """
     chosen = options or RetrieveOptions()
-    return over_manifests(
-        store,
-        lambda sets, manifest, task: retrieve_manifest(sets, manifest, task=task, options=chosen),
-        tasks=tasks,
-        datasets=datasets,
-        encoders=encoders,
-        on_skip=on_skip,
-    )
+    tell = once(on_skip)
+
+    def score(sets: Sequence[EmbeddingSet], manifest: Manifest, task: Task) -> list[Retrieval]:
+        if chosen.level != "text":
+            return retrieve_manifest(sets, manifest, task=task, options=chosen)
+        from evaltools.text_retrieval import retrieve_by_text
+
+        banked = banked_sets(store, sets, name=chosen.bank, tell=tell)
+        return retrieve_by_text(banked, manifest, task=task, options=chosen)
+
+    return over_manifests(store, score, tasks=tasks, datasets=datasets, encoders=encoders, on_skip=tell)
 
 
 def retrieve_manifest(
@@ -141,8 +150,10 @@ def retrieve_manifest(
     UnknownNameError, ContentError
         As `retrieve`.
     """
-    if options.level not in LEVELS:
-        raise UnknownNameError(f"a query is a clip or a frame, not a {options.level!r}")
+    if options.level not in LEVELS[:2]:
+        raise UnknownNameError(f"a query is a clip or a frame of the set, not a {options.level!r}")
+    if options.bank is not None:
+        raise UnknownNameError("--bank names prompts, and none are asked; leave it out, or give --from text")
     require_index(options.index)
     pools = [require_pool(pool) for pool in dict.fromkeys(options.pools)]
     where = None if options.where is None else parse_where(options.where)
@@ -151,12 +162,9 @@ def retrieve_manifest(
     cohort = cohort.take(in_order)
     _require_queries(cohort)
     relevance = Relevance.of(task, within=options.within)
-    rows = [(source, pool, locate(source, cohort, pool=pool)) for source in sources for pool in pools]
-    common = np.ones(len(cohort), dtype=np.bool_)
-    for source, _, located in rows:
-        if not options.allow_missing:
-            refuse_missing(source, cohort, located)
-        common &= located.present
+    pooled = [(source, pool) for source in sources for pool in pools]
+    located, common = locate_in_common(pooled, cohort, allow_missing=options.allow_missing)
+    rows = [(*pair, one) for pair, one in zip(pooled, located, strict=True)]
     scored = cohort.take(common)
     _require_queries(scored)
     require_candidates(max(options.ks), len(scored) - int(np.bincount(patient_codes(scored.patients)).max()))

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from embedstore import EmbeddingSet, Manifest, Store
-from embedstore.errors import MissingVectorsError, UnknownNameError
+from embedstore.errors import UnknownNameError
 from evaltools.ablation import ablation
 from evaltools.candidates import retrieval_augmented
 from evaltools.features import VectorSource
-from evaltools.manifest_loop import over_manifests
+from evaltools.manifest_loop import once, over_manifests
 from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.prompt_answers import AskedSet, PromptAnswers
-from evaltools.prompt_bank import BankSource, match_classes, read_prompts, require_dims
+from evaltools.prompt_bank import BankSource, banked_sets, match_classes
 from evaltools.result import Result
 from evaltools.score_table import TableRow
 from evaltools.task import Task
@@ -78,41 +78,16 @@ def zeroshot(
         Labels, leakage, dimensions or missing vectors forbid a result.
     """
     chosen = options or ZeroShotOptions()
-    told: set[str] = set()
-
-    def tell(reason: str) -> None:
-        if on_skip is not None and reason not in told:
-            told.add(reason)
-            on_skip(reason)
+    tell = once(on_skip)
 
     def score(sets: Sequence[EmbeddingSet], manifest: Manifest, task: Task) -> list[Result]:
         if is_retrieval(chosen.protocol or DEFAULT_PROTOCOL):
             protocol = zero_shot_protocol(chosen.protocol or "", task=task, changes=chosen.settings)
             return retrieval_augmented(store, sets, manifest, task=task, protocol=protocol, options=chosen)
-        banked: list[tuple[VectorSource, BankSource]] = []
-        for source in sets:
-            if store.banks(kind="prompts", encoder=source.spec.name):
-                bank = store.bank(
-                    kind="prompts",
-                    encoder=source.spec.name,
-                    name=chosen.bank,
-                    weights_sha256=source.spec.weights_sha256,
-                )
-                banked.append((source, bank))
-            else:
-                tell(_without_text(source))
-        if not banked:
-            raise MissingVectorsError("; ".join(dict.fromkeys(_without_text(source) for source in sets)))
+        banked = banked_sets(store, sets, name=chosen.bank, tell=tell)
         return zeroshot_manifest(banked, manifest, task=task, options=chosen)
 
     return over_manifests(store, score, tasks=tasks, datasets=datasets, encoders=encoders, on_skip=tell)
-
-
-def _without_text(source: VectorSource) -> str:
-    return (
-        f"{source.spec.title} has no text vectors in the store, so it cannot be asked in words: where it has a text "
-        "tower, add a prompt bank with embedstore prompts add"
-    )
 
 
 def zeroshot_manifest(
@@ -131,12 +106,12 @@ def zeroshot_manifest(
         raise UnknownNameError("zero-shot fits nothing, so it has no folds; leave --cv out")
     task = options.task_of(task)
     protocol = zero_shot_protocol(options.protocol or DEFAULT_PROTOCOL, task=task, changes=options.settings)
-    asked = [_asked(source, bank, task) for source, bank in banked]
+    asked = [AskedSet.of(source, bank, task) for source, bank in banked]
     labels = labels_of(manifest, task)
     classes = [_classes(one, labels) for one in asked]
     results: list[Result] = []
     for table, located in unfitted_tables(
-        [(one.source, "mean" if one.pool == "frames" else "clip") for one in asked],
+        [one.pooled for one in asked],
         manifest,
         task=task,
         protocol=protocol,
@@ -153,15 +128,6 @@ def zeroshot_manifest(
             row = TableRow(one.source, one.pool, where, dim=dim)
             results += table.answered(row, answers.answers(), noise=noise, extras=extras)
     return results
-
-
-def _asked(source: VectorSource, bank: BankSource, task: Task) -> AskedSet:
-    prompts = read_prompts(bank, task)
-    dims, frames = prompts.vectors.shape[1], source.array("frames")
-    if frames is not None and frames.shape[1] == dims:
-        return AskedSet(source, bank, prompts, "frames")
-    require_dims(bank, source.clips.shape[1], title=source.spec.title, dataset=source.dataset)
-    return AskedSet(source, bank, prompts, "clip")
 
 
 def _classes(asked: AskedSet, labels: Sequence[str]) -> dict[str, str]:

@@ -24,15 +24,20 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
     "encoders",
     multiple=True,
     metavar="NAME[@VARIANT]",
-    help="Encoder, repeatable, two or more; without, all that the store has.",
+    help="Encoder, repeatable, two or more, for text-axis one; without, all that the store has.",
 )
 @click.option(
     "--method",
     "methods",
     multiple=True,
     metavar="NAME",
-    help="cka, cka-unbiased, cka-cardiobench, mutual-knn or cca, repeatable; without, all.",
+    help="cka, cka-unbiased, cka-cardiobench, mutual-knn or cca, repeatable; without, all these. Or text-axis: the "
+    "line that an encoder's prompts span, against the true values.",
 )
+@click.option(
+    "--task", default="lvef", show_default=True, metavar="NAME|FILE.yaml", help="Task of text-axis, one of numbers."
+)
+@click.option("--bank", metavar="NAME", help="Prompt bank of text-axis, where the store has several of an encoder.")
 @click.option("--split", default="test", show_default=True, metavar="NAME", help="train, val, test or all.")
 @click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of mutual-knn.")
 @click.option(
@@ -44,9 +49,8 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
 @click.option(
     "--draws",
     type=click.IntRange(0, 100_000),
-    default=200,
-    show_default=True,
-    help="Draws of half of the patients; 0 for no intervals.",
+    help="Draws of half of the patients, of text-axis bootstrap draws; 0 for no intervals.  [default: 200, of "
+    "text-axis 2000]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write align.json there."
@@ -54,7 +58,7 @@ from embedstore.cli.contract import debug_option, emit_json, json_option, say, s
 @json_option
 @debug_option
 def align(store_path: Path, as_json: bool, **given: Any) -> None:
-    """Compare encoders pair by pair on the same clips: CKA, mutual neighbours, CCA.
+    """Compare encoders pair by pair on the same clips (CKA, neighbours, CCA), or with the axis of their own prompts.
 
     Example: evaltools align --dataset echonet-dynamic --method cka-unbiased
     """
@@ -63,12 +67,27 @@ def align(store_path: Path, as_json: bool, **given: Any) -> None:
     from evaltools.align import align as compare_encoders
     from evaltools.report.files import write_document
     from evaltools.report.tables import format_alignments
+    from evaltools.task import get_task
+    from evaltools.text_alignment import TEXT_AXIS, align_text
 
-    out, datasets, encoders = (given.pop(name) for name in ("out", "datasets", "encoders"))
-    given["methods"] = tuple(dict.fromkeys(given["methods"]))
-    alignments = compare_encoders(
-        embedstore.open(store_path), datasets=datasets, encoders=encoders, options=AlignOptions(**given)
-    )
+    out, task, bank, draws = (given.pop(name) for name in ("out", "task", "bank", "draws"))
+    where: dict[str, Any] = {name: given.pop(name) for name in ("datasets", "encoders")}
+    methods = tuple(dict.fromkeys(given.pop("methods")))
+    pairwise = tuple(method for method in methods if method != TEXT_AXIS)
+    store = embedstore.open(store_path)
+    alignments = []
+    if pairwise or not methods:
+        options = AlignOptions(**given, methods=pairwise, draws=200 if draws is None else draws)
+        alignments += compare_encoders(store, **where, options=options)
+    if TEXT_AXIS in methods:
+        alignments += align_text(
+            store,
+            **where,
+            task=get_task(task),
+            bank=bank,
+            options=AlignOptions(**given, draws=2000 if draws is None else draws),
+            on_skip=lambda reason: say(f"skipped: {reason}", err=True),
+        )
     document = {"alignments": [alignment.to_dict() for alignment in alignments]}
     if out is not None:
         write_document(document, out / "align.json")

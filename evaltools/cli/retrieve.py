@@ -19,12 +19,15 @@ from evaltools.cli.options import selection_options
 @space_options
 @index_options
 @click.option(
+    "--from",
     "--level",
-    type=click.Choice(["clip", "frame"]),
+    "level",
+    type=click.Choice(["clip", "frame", "text"]),
     default="clip",
     show_default=True,
-    help="What a query is: a clip, or frames of one.",
+    help="What a query is: a clip, frames of one, or the prompts that the store has of a task.",
 )
+@click.option("--bank", metavar="NAME", help="Prompt bank of --from text, where the store has several of an encoder.")
 @click.option("--within", type=float, metavar="X", help="How far apart numbers count as close.  [default: 5 for %]")
 @pool_option
 @draw_options
@@ -34,7 +37,7 @@ from evaltools.cli.options import selection_options
 def retrieve(store_path: Path, as_json: bool, **given: Any) -> None:
     """Score what the nearest clips of other patients have in common, or print them for one query.
 
-    Example: evaltools retrieve --task lvef --k 1 --k 10
+    Example: evaltools retrieve --task lvef --from text --k 1 --k 10
     """
     import embedstore
 
@@ -81,8 +84,17 @@ def _print_neighbours(store: Any, names: dict[str, Any], given: dict[str, Any], 
 
     if len(given["ks"]) > 1 or len(given["pools"]) > 1:
         raise click.UsageError("--query takes one --k and one --pool")
-    if names["tasks"] or names["labels"] or names["kind"] or names["out"] or given["level"] != "clip":
-        raise click.UsageError("--query prints neighbours with all their labels: it takes no task, --level or --out")
+    if (
+        names["tasks"]
+        or names["labels"]
+        or names["kind"]
+        or names["out"]
+        or given["level"] != "clip"
+        or given["bank"]
+    ):
+        raise click.UsageError(
+            "--query prints neighbours with all their labels: it takes no task, --from, --bank or --out"
+        )
     found = find_neighbours(
         store,
         names["query"],

@@ -16,13 +16,12 @@ __all__ = ["queries_table", "write_retrievals"]
 
 
 def queries_table(result: Retrieval) -> Any:
-    """Return a pyarrow table, a row a query: clip_id, patient_id and each metric, null where nothing is relevant."""
+    """Return a pyarrow table, a row a query: who or what asked and each metric, null where nothing is relevant."""
     import pyarrow as pa
 
-    columns = {
-        "clip_id": pa.array(result.clip_ids.tolist(), pa.string()),
-        "patient_id": pa.array(result.patients.tolist(), pa.string()),
-    }
+    columns = {"prompt" if result.bank else "clip_id": pa.array(result.clip_ids.tolist(), pa.string())}
+    if not result.bank:
+        columns["patient_id"] = pa.array(result.patients.tolist(), pa.string())
     return pa.table(columns | {name: pa.array(of, from_pandas=True) for name, of in result.values.items()})
 
 

@@ -39,22 +39,36 @@ def _retrieval_table(results: Sequence[Retrieval]) -> str:
                 rows.append((f"  {title}", "", *(format_estimate(result.controls[name][m]) for m in first.metrics)))
     lines = [
         f"{first.task.title} on {first.dataset}{synthetic}, {first.protocol} by {first.space.title}, {first.index}",
-        f"{first.n_scored} of {first.n_expected} test clips as queries, {first.n_patients} patients, among "
-        f"{first.n_gallery} clips, own patients left out; {first.n_without_relevant} with nothing to find",
+        _asked(first),
         f"{first.relevance}; leakage {first.leakage}" + (f"; only {first.where}" if first.where else ""),
         "",
         *_aligned(rows),
         "",
-        f"[ ]: 95 % interval over query patients, {first.draws} draws; for shuffled labels the middle 95 % of "
-        "permutations by patient",
+        f"[ ]: 95 % interval over {'the patients found among' if first.bank else 'query patients'}, {first.draws} "
+        "draws; for shuffled labels the middle 95 % of permutations by patient",
     ]
     for result in results:
         who = f"{result.title} {result.pool}"
         if result.index_recall is not None:
             lines.append(f"{who}: {result.index} found {result.index_recall:.1%} of the exact neighbours")
+        if result.bank is not None:
+            lines.append(f"{who}: bank {result.bank['bank']} ({result.bank['bank_digest'][:12]})")
         reasons = {of.ci_reason for of in result.metrics.values() if of.ci_reason}
         lines += [f"{who}: no interval ({reason})" for reason in sorted(reasons)]
     return "\n".join(lines)
+
+
+def _asked(first: Retrieval) -> str:
+    nothing = f"{first.n_without_relevant} with nothing to find"
+    if first.bank is not None:
+        return (
+            f"{first.n_scored} of {first.n_expected} prompts as queries, among {first.n_gallery} test clips of "
+            f"{first.n_patients} patients; {nothing}"
+        )
+    return (
+        f"{first.n_scored} of {first.n_expected} test clips as queries, {first.n_patients} patients, among "
+        f"{first.n_gallery} clips, own patients left out; {nothing}"
+    )
 
 
 def format_neighbours(neighbours: Sequence[Neighbour]) -> str:
@@ -85,11 +99,13 @@ def _cell(value: Any) -> str:
 def format_alignments(alignments: Sequence[Alignment]) -> str:
     """Return one table for each data set."""
     lines: list[str] = []
-    for dataset, group in groupby(alignments, key=lambda one: one.dataset):
+    for (dataset, with_text), group in groupby(alignments, key=lambda one: (one.dataset, one.metric is not None)):
         found = list(group)
         first = found[0]
         rows: list[Row] = [("a", "b", "method", "value")]
-        rows += [(one.a, one.b, one.method, _small(one)) for one in found]
+        if with_text:
+            rows = [("encoder", "task", "text axis", "value")]
+        rows += [(one.a, one.b, one.metric or one.method, _small(one)) for one in found]
         synthetic = " [synthetic]" if first.synthetic else ""
         lines += [
             "",
@@ -98,9 +114,14 @@ def format_alignments(alignments: Sequence[Alignment]) -> str:
             "",
             *_aligned(rows),
             "",
-            f"[ ]: 95 % interval from {first.settings['draws']} draws of half of the patients without replacement",
+            "[ ]: 95 % interval from "
+            + (
+                f"{first.settings['draws']} bootstrap draws of patients; prompts of the bank {first.settings['bank']}"
+                if with_text
+                else f"{first.settings['draws']} draws of half of the patients without replacement"
+            ),
         ]
-        reasons = {(one.method, one.estimate.ci_reason) for one in found if one.estimate.ci_reason}
+        reasons = {(one.metric or one.method, one.estimate.ci_reason) for one in found if one.estimate.ci_reason}
         lines += [f"{method}: {reason}" for method, reason in sorted(reasons)]
     return "\n".join(lines[1:])
 
