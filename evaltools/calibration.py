@@ -41,7 +41,7 @@ class Calibration:
             brier = np.einsum("nk,nk->n", shares, shares) - 2 * of_class + 1
         self._sure = shares.max(axis=1)
         self._right = (shares.argmax(axis=1) == y_true).astype(np.float64)
-        self._bin = np.minimum((self._sure * N_BINS).astype(np.intp), N_BINS - 1)
+        self._bin = np.clip((self._sure * N_BINS).astype(np.intp), 0, N_BINS - 1)
         surprise = -np.log(np.maximum(of_class, _SMALLEST_SHARE))
         plain = [self._of_patients(patients, column) for column in (np.ones(len(y_true)), brier, surprise)]
         away = np.bincount(

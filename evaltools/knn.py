@@ -20,11 +20,13 @@ from embedstore import Manifest, Store
 from embedstore.errors import UnknownNameError, did_you_mean
 from evaltools.closeness import Space
 from evaltools.cohort import Cohort, NotRunnableError, require_runnable
+from evaltools.common_clips import locate_in_common
 from evaltools.controls import metadata_features
-from evaltools.features import Located, VectorSource, locate, refuse_missing, require_pool
+from evaltools.features import Located, VectorSource, require_pool
 from evaltools.fitting import Targets
 from evaltools.manifest_loop import over_manifests
 from evaltools.metrics import Codes, Floats, Kind, metric_names
+from evaltools.neighbour_settings import read_setting
 from evaltools.own_clips import each_alone
 from evaltools.probe_options import ProbeOptions
 from evaltools.protocols.base import Probe, Standardiser
@@ -144,14 +146,13 @@ def knn_protocols(name: str, *, kind: Kind, options: KnnOptions) -> list[Neighbo
         raise UnknownNameError(
             f"preset {name!r} is for {plain.kinds[0]}, and the task is {kind}; use knn or dinov2-knn"
         )
-    if options.settings:
-        raise UnknownNameError("neighbours have no --set; give --k, --metric, --normalize or --shots")
+    options, others = _settled(name, options)
     if name == "simpleshot":
         if options.ks or options.metric or options.normalize is not None:
             raise UnknownNameError(
                 "simpleshot has no k, metric or normalisation of choice; give --shots, or --protocol knn"
             )
-        return [_with_shots(plain, shots) for shots in options.shots or SHOTS]
+        return [_with_others(_with_shots(plain, shots), others) for shots in options.shots or SHOTS]
     if options.shots:
         raise UnknownNameError(f"--shots is for simpleshot, not for {name!r}")
     settings: dict[str, Any] = {}
@@ -165,7 +166,30 @@ def knn_protocols(name: str, *, kind: Kind, options: KnnOptions) -> list[Neighbo
         changes += [f"metric={space.metric}"] if space.metric != "cosine" else []
         changes += [] if space.normalize else ["normalize=no"]
     methods = {kind: Method(of.estimator, {**of.settings, **settings}) for kind, of in plain.methods.items()}
-    return [replace(plain, name="+".join([name, *changes]), methods=methods)]
+    return [_with_others(replace(plain, name="+".join([name, *changes]), methods=methods), others)]
+
+
+def _settled(name: str, options: KnnOptions) -> tuple[KnnOptions, dict[str, Any]]:
+    """Return the options with what ``--set`` says in their place, and the settings that have no option."""
+    own = {"k": "ks", "metric": "metric", "normalize": "normalize", "shots": "shots"}
+    others: dict[str, Any] = {}
+    for change in options.settings:
+        key, value = read_setting(name, change)
+        if key in own:
+            options = replace(options, **{own[key]: value})
+        else:
+            others[key] = value
+    return options, others
+
+
+def _with_others(protocol: NeighbourProtocol, settings: Mapping[str, Any]) -> NeighbourProtocol:
+    changes = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()
+    ]
+    of_method = {key: value for key, value in settings.items() if key != "n_shuffles"}
+    methods = {kind: Method(of.estimator, {**of.settings, **of_method}) for kind, of in protocol.methods.items()}
+    n_shuffles = settings.get("n_shuffles", protocol.n_shuffles)
+    return replace(protocol, name="+".join([protocol.name, *changes]), methods=methods, n_shuffles=n_shuffles)
 
 
 def _with_shots(plain: NeighbourProtocol, shots: int) -> NeighbourProtocol:
@@ -214,9 +238,9 @@ class _KnnTable(ScoreTable):
     @cached_property
     def targets(self) -> Targets:
         """Labels of the scored clips, and their splits or folds."""
-        plain = ScoreTable.targets.func(self)  # type: ignore[attr-defined]
+        plain = super().targets
         if not self.protocol.name.startswith("simpleshot"):
-            return plain  # type: ignore[no-any-return]
+            return plain
         return _DrawnTargets(**{one.name: getattr(plain, one.name) for one in fields(plain)})
 
     def facts(self) -> Floats:
@@ -314,12 +338,9 @@ def _tables(
         manifest.column(column)
     if not is_cv:
         _require(cohort)
-    rows = [(source, pool, locate(source, cohort, pool=pool)) for source in sources for pool in pools]
-    common = np.ones(len(cohort), dtype=np.bool_)
-    for source, _, located in rows:
-        if not options.allow_missing:
-            refuse_missing(source, cohort, located)
-        common &= located.present
+    pooled = [(source, pool) for source in sources for pool in pools]
+    located, common = locate_in_common(pooled, cohort, allow_missing=options.allow_missing)
+    rows = [(*pair, one) for pair, one in zip(pooled, located, strict=True)]
     scored = cohort.take(common)
     if not is_cv:
         _require(scored)

@@ -263,7 +263,7 @@ def _results(store: Store, job: Job, skip: Callable[[str], None]) -> list[Result
         options = ProbeOptions(**fitted, settings=job.settings)
         return probe_all(store, **asked, encoder=job.encoders, options=options)
     if job.command == "knn":
-        return knn(store, **asked, encoders=job.encoders, options=KnnOptions(**fitted))
+        return knn(store, **asked, encoders=job.encoders, options=KnnOptions(**fitted, settings=job.settings))
     if job.command == "heads":
         return heads(store, **asked, encoders=job.encoders, options=ProbeOptions(**common))
     words = ZeroShotOptions(**common, protocol=job.protocol, settings=job.settings)

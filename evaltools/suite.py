@@ -298,7 +298,7 @@ def _protocols(entry: SuiteEntry, task: Task) -> list[tuple[str, str]]:
                 found.append((name, zero_shot_protocol(name, task=task, changes=entry.settings).digest))
         elif entry.command == "knn":
             try:
-                of = knn_protocols(name, kind=task.kind, options=KnnOptions())
+                of = knn_protocols(name, kind=task.kind, options=KnnOptions(settings=entry.settings))
             except UnknownNameError:
                 if name not in ("simpleshot",):
                     raise

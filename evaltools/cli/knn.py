@@ -16,6 +16,14 @@ from evaltools.cli.options import clip_options, cv_options, row_options, selecti
 @store_option
 @selection_options
 @click.option("--protocol", metavar="NAME", default="knn", show_default=True, help="knn, dinov2-knn or simpleshot.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of the preset (k, metric, normalize, weights, temperature, gallery, n_shuffles; of "
+    "simpleshot shots, n_draws, centre), which its name then shows; repeatable.",
+)
 @space_options
 @click.option("--shots", type=int, multiple=True, metavar="N", help="Clips a class of simpleshot, repeatable.")
 @pool_option

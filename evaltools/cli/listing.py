@@ -61,7 +61,7 @@ def protocols(name: str | None, settings: tuple[str, ...], as_json: bool) -> Non
     Example: evaltools protocols ridge
     """
     from evaltools.heads import HEADS_PROTOCOL
-    from evaltools.knn import KNN_PROTOCOLS
+    from evaltools.knn import KNN_PROTOCOLS, KnnOptions, knn_protocols
     from evaltools.protocols import PROTOCOLS, get_protocol
     from evaltools.zeroshot_protocols import ZERO_SHOT_PROTOCOLS
 
@@ -71,6 +71,11 @@ def protocols(name: str | None, settings: tuple[str, ...], as_json: bool) -> Non
     others = {**KNN_PROTOCOLS, **ZERO_SHOT_PROTOCOLS, HEADS_PROTOCOL.name: HEADS_PROTOCOL}
     if name is not None and name in others and not settings:
         shown = [others[name]]
+    elif name is not None and name in KNN_PROTOCOLS:
+        kind = KNN_PROTOCOLS[name].kinds[0]
+        shown = list(knn_protocols(name, kind=kind, options=KnnOptions(settings=settings)))
+    elif name in others:
+        raise click.UsageError(f"{name} fits nothing; where it has settings, evaltools zeroshot takes their --set")
     else:
         everything = [*PROTOCOLS.values(), *others.values()]
         shown = [get_protocol(name, settings=settings)] if name else everything

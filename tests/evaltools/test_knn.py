@@ -157,7 +157,9 @@ def test_planted_views_are_found_and_controls_are_at_chance(make_manifest: MakeM
     scored = result.predictions
     codes = [scored.classes.index(name) for name in scored.y_true]
     plain = classification_metrics(codes, scored.probabilities)
-    assert {name: of.value for name, of in result.metrics.items()} == pytest.approx(plain)
+    assert {name: of.value for name, of in result.metrics.items()} == pytest.approx(
+        {name: plain[name] for name in VIEW.metrics}
+    )
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert document["protocol_digest"] == KNN_PROTOCOLS["knn"].digest and set(document["controls"]) == {
         *("mean", "shuffled", "random", "metadata")
@@ -223,10 +225,28 @@ def test_options_stand_in_the_name() -> None:
 
     assert name(ks=(9, 5), metric="l2") == "knn+k=5,9+metric=l2" and name(metric="cosine", normalize=True) == "knn"
     assert name(protocol="dinov2-knn", normalize=False) == "dinov2-knn+normalize=no"
+    assert name(settings=("k=9,5", "metric=l2")) == "knn+k=5,9+metric=l2"
+    assert name(settings=("normalize=false", "temperature=0.1"), protocol="dinov2-knn") == (
+        "dinov2-knn+normalize=no+temperature=0.1"
+    )
+    assert name(settings=("shots=4", "n_draws=50"), protocol="simpleshot") == "simpleshot+shots=4+n_draws=50"
     digests = {protocol.digest for protocol in KNN_PROTOCOLS.values()}
     assert len(digests) == 3
     plain = KNN_PROTOCOLS["dinov2-knn"].settings["classification"]
     assert plain["ks"] == [10, 20, 100, 200] and plain["temperature"] == 0.07 and plain["gallery"] == "train"
+
+
+def test_a_setting_is_what_its_option_is(make_manifest: MakeManifest, make_source: Make) -> None:
+    manifest = make_manifest(40)
+    source = make_source(manifest)
+    (option,) = _run(manifest, source, VIEW, ks=(5,), metric="l2")
+    (setting,) = _run(manifest, source, VIEW, settings=("k=5", "metric=l2"))
+    assert setting.to_dict() == option.to_dict()
+    (weighed,) = _run(manifest, source, LVEF, settings=("weights=uniform", "n_shuffles=3"))
+    (plain,) = _run(manifest, source, LVEF)
+    assert weighed.protocol == "knn+weights=uniform+n_shuffles=3" and weighed.n_shuffles == 3
+    assert weighed.provenance.protocol != plain.provenance.protocol
+    assert weighed.metrics["mae"].value != plain.metrics["mae"].value
 
 
 def test_folds_keep_patients_apart(make_manifest: MakeManifest, make_source: Make) -> None:
@@ -245,7 +265,10 @@ def test_folds_keep_patients_apart(make_manifest: MakeManifest, make_source: Mak
         ({"protocol": "simpleshot", "shots": (30,)}, NotRunnableError, "30 shots need as many training clips"),
         ({"protocol": "simpleshot", "shots": (0,)}, UnknownNameError, "must be 1 or more"),
         ({"protocol": "simpleshot", "ks": (3,)}, UnknownNameError, "simpleshot has no k"),
-        ({"settings": ("k=3",)}, UnknownNameError, "no --set"),
+        ({"settings": ("k=0",)}, UnknownNameError, "preset 'knn': k must be whole numbers above zero, not '0'"),
+        ({"settings": ("kk=3",)}, UnknownNameError, "preset 'knn' has no setting 'kk'; did you mean 'k'"),
+        ({"settings": ("n_draws=3",)}, UnknownNameError, "preset 'knn' has no setting 'n_draws'"),
+        ({"settings": ("metric",)}, UnknownNameError, "a setting is changed by KEY=VALUE, not 'metric'"),
         ({"metric": "cosin"}, UnknownNameError, "unknown metric 'cosin'"),
         ({"where": "split != val"}, NotRunnableError, "needed to choose k"),
         ({"where": "view == A4C"}, NotRunnableError, "one class only"),
