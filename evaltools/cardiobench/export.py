@@ -20,7 +20,7 @@ from evaltools.cardiobench.ground_truth import Table, ground_truth_files
 from evaltools.cardiobench.layout import PredictionFile, files_of
 from evaltools.cardiobench.metrics import VIEWS
 from evaltools.cardiobench.numbers import file_order, six_shares
-from evaltools.cardiobench.placing import Renames, write_readme
+from evaltools.cardiobench.placing import Renames, write_list
 from evaltools.result import Predictions, Result, file_name
 from evaltools.task import Task, get_task
 
@@ -127,7 +127,7 @@ def _read_one(document: Mapping[str, Any], folder: Path) -> Exported:
 def export_cardiobench(
     store: Store, exported: Sequence[Exported], out: Path, *, renames: Renames | None = None
 ) -> list[dict[str, Any]]:
-    """Write ``out/predictions/...``, ``out/ground_truth/...`` and a README that says what each file is.
+    """Write ``out/predictions/...``, ``out/ground_truth/...`` and a list of what each file is.
 
     A model bears the encoder's name, with what tells several of its predictions apart behind it; a name holds no
     underscore, by which CardioBench's scripts take other kinds of file.
@@ -184,7 +184,7 @@ def export_cardiobench(
         name = renaming.path(place)
         write_csv(out / name, header, rows)
         written.append({"name": name, "original": place, "rows": len(rows), **of})
-    write_readme(out, written)
+    write_list(out, written)
     told = ("rows", "dataset", "task", "encoder", "expected")
     return [{"path": str(out / one["name"]), **{key: one[key] for key in told}} for one in written]
 

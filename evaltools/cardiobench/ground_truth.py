@@ -1,4 +1,4 @@
-"""Ground-truth CSVs in CardioBench's columns, made from a manifest: a row a clip, in the order of its own files.
+"""Ground-truth CSVs in CardioBench's columns and names, from a manifest: a row a clip, in the order of its own files.
 
 Splits are in lower case, as its scripts compare them, and columns that a manifest does not hold stay empty.
 """
@@ -53,7 +53,7 @@ def _dynamic(rows: Sequence[Row]) -> dict[str, Table]:
         "NumberOfFrames": _of("n_frames"),
         "Split": _of("split"),
     }
-    return {"echonet_dynamic/FileList.csv": _table(rows, columns)}
+    return {"EchoNet-Dynamic/FileList.csv": _table(rows, columns)}
 
 
 def _fold(row: Row) -> int:
@@ -76,7 +76,7 @@ def _pediatric(rows: Sequence[Row]) -> dict[str, Table]:
         "Split": _fold,
         "view": _of("view"),
     }
-    return {"echonet_pediatric/echonet_pediatric_split.csv": _table(rows, columns)}
+    return {"echonet_pediatric_filelist.csv": _table(rows, columns)}
 
 
 def _lvh(rows: Sequence[Row]) -> dict[str, Table]:
@@ -116,7 +116,7 @@ def _camus(rows: Sequence[Row]) -> dict[str, Table]:
         "ImageQuality": _of("image_quality"),
         "unique_id": _of("clip_id"),
     }
-    return {"camus/camus_split.csv": _table(rows, columns)}
+    return {"camus_split.csv": _table(rows, columns)}
 
 
 def _cardiacnet(disease: str) -> Make:
@@ -145,7 +145,7 @@ def _hmc_qu(rows: Sequence[Row]) -> dict[str, Table]:
         "split": _of("split"),
         "unique_id": _of("unique_id"),
     }
-    return {"hmcqu/hmcqu_split.csv": _table(rows, columns)}
+    return {"hmcqu_split.csv": _table(rows, columns)}
 
 
 def _segrwma(rows: Sequence[Row]) -> dict[str, Table]:
@@ -160,7 +160,7 @@ def _segrwma(rows: Sequence[Row]) -> dict[str, Table]:
         "abnormal": lambda row: _flag(row.get("rwma")),
         "patient_view_id": _of("patient_view_id"),
     }
-    return {"segrwma/segrwma_split.csv": _table(rows, columns)}
+    return {"segrwma_split.csv": _table(rows, columns)}
 
 
 def _tmed2(rows: Sequence[Row]) -> dict[str, Table]:

@@ -36,7 +36,7 @@ class PredictionFile:
     header : tuple of str
         All columns in order; ``""`` is a row number.
     truth : str
-        The table of ground truth that it is joined with, below the folder of ground truth.
+        The table of ground truth that it is joined with, below its ``data/splits``.
     suffix : str
         Behind the model's name.
     where_view : str or None
@@ -61,14 +61,14 @@ _FIVE = tuple(f"prob_{view}" for view in ("A2C", "A3C", "A4C", "PSAX", "PLAX"))
 
 
 _TRUTH: Mapping[str, str] = {
-    "camus": "camus/camus_split.csv",
+    "camus": "camus_split.csv",
     "cardiacnet-asd": "cardiacnet/cardiacnet_asd_split.csv",
     "cardiacnet-pah": "cardiacnet/cardiacnet_pah_split.csv",
-    "echonet-dynamic": "echonet_dynamic/FileList.csv",
+    "echonet-dynamic": "EchoNet-Dynamic/FileList.csv",
     "echonet-lvh": "echonet_lvh/LVPWd_split.csv",  # of views; a measurement has its own
-    "echonet-pediatric": "echonet_pediatric/echonet_pediatric_split.csv",
-    "hmc-qu": "hmcqu/hmcqu_split.csv",
-    "segrwma": "segrwma/segrwma_split.csv",
+    "echonet-pediatric": "echonet_pediatric_filelist.csv",
+    "hmc-qu": "hmcqu_split.csv",
+    "segrwma": "segrwma_split.csv",
     "tmed2": "tmed2/per_image.csv",
 }
 

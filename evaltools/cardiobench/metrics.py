@@ -13,14 +13,20 @@ import numpy.typing as npt
 
 from evaltools.metrics import Codes, Floats
 
-__all__ = ["VIEWS", "hard_label_metrics", "regression_metrics", "view_metrics", "view_probabilities"]
+__all__ = [
+    "CLASS_DIGITS",
+    "OTHER_DIGITS",
+    "VIEWS",
+    "hard_label_metrics",
+    "regression_metrics",
+    "view_metrics",
+    "view_probabilities",
+]
 
 VIEWS = ("A2C", "A3C", "A4C", "PSAX", "PLAX", "Other")  # in the order of its probability columns
 _MIN_DEVIATION = 1e-12  # below, a correlation has no value
 _BINS = 15  # of the expected calibration error
-_REGRESSION_DIGITS = 2
-_CLASS_DIGITS = 4
-_VIEW_DIGITS = 2
+CLASS_DIGITS, OTHER_DIGITS = 4, 2  # decimals of metrics of hard labels, and of numbers and views
 
 
 def _rounder(digits: int | None) -> Callable[[float], float]:
@@ -55,7 +61,7 @@ def regression_metrics(y_true: Floats, y_pred: Floats, *, rounded: bool = True) 
         "Pearson_r(%)": np.nan if constant else 100.0 * _pearson(y_true, y_pred),
         "Spearman_rho(%)": np.nan if constant else 100.0 * _spearman(y_true, y_pred),
     }
-    to = _rounder(_REGRESSION_DIGITS if rounded else None)
+    to = _rounder(OTHER_DIGITS if rounded else None)
     return {name: to(value) for name, value in values.items()}
 
 
@@ -93,7 +99,7 @@ def hard_label_metrics(y_true: Codes, y_pred: Codes, *, rounded: bool = True) ->
     {'Accuracy(%)': 66.6667, 'Balanced_Accuracy(%)': 75.0, 'F1(%)': 66.6667}
     """
     accuracy, balanced, f1 = _of_labels(y_true, y_pred)
-    to = _rounder(_CLASS_DIGITS if rounded else None)
+    to = _rounder(CLASS_DIGITS if rounded else None)
     return {"Accuracy(%)": to(accuracy), "Balanced_Accuracy(%)": to(balanced), "F1(%)": to(f1)}
 
 
@@ -150,7 +156,7 @@ def view_metrics(y_true: Codes, shares: Floats, *, rounded: bool = True) -> dict
         "NLL_multiclass(%)": -100.0 * np.mean(np.log(likelihood)),
         "ECE_top1(%)": 100.0 * _calibration_error(shares.max(axis=1), y_pred == y_true),
     }
-    to = _rounder(_VIEW_DIGITS if rounded else None)
+    to = _rounder(OTHER_DIGITS if rounded else None)
     return {name: to(value) for name, value in values.items()}
 
 

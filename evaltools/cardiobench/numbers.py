@@ -9,6 +9,8 @@ import numpy as np
 
 from embedstore import Manifest
 from evaltools.cardiobench.metrics import (
+    CLASS_DIGITS,
+    OTHER_DIGITS,
     VIEWS,
     hard_label_metrics,
     regression_metrics,
@@ -110,7 +112,11 @@ def cardiobench_numbers(
         "n": len(predictions),
         **per_view,
         "metrics": bootstrap(
-            lambda rows, rounded: score(order[rows], rounded), len(order), patients=patients, habits=chosen
+            lambda rows, rounded: score(order[rows], rounded),
+            len(order),
+            patients=patients,
+            habits=chosen,
+            digits=CLASS_DIGITS if task.kind == "classification" and task.name != "view" else OTHER_DIGITS,
         ),
         "groups": of_groups,
         "draws": DRAWS,

@@ -1,4 +1,4 @@
-"""Where exported files go: under CardioBench's names or the user's, with a README that says which are whose."""
+"""Where exported files go: under CardioBench's names or the user's, with a list of what each is."""
 
 from __future__ import annotations
 
@@ -10,22 +10,9 @@ from typing import Any
 from embedstore.errors import UnknownNameError, did_you_mean
 from embedstore.files import replace_file
 
-__all__ = ["Renames", "write_readme"]
+__all__ = ["Renames", "write_list"]
 
-README = "README.md"
-# Published descriptions of CardioBench do not state these names; the others are those of its repository.
-_CHOSEN_HERE = (
-    "predictions/EchoNet-Dynamic",
-    "predictions/EchoNet-Pediatric",
-    "predictions/EchoNet-LVH/view",
-    "predictions/segRWMA/view",
-    "ground_truth/echonet_dynamic",
-    "ground_truth/echonet_pediatric",
-    "ground_truth/echonet_lvh",
-    "ground_truth/camus",
-    "ground_truth/hmcqu",
-    "ground_truth/segrwma",
-)
+_LIST = "EXPORTED.md"  # no README.md, which a clone of CardioBench has
 # These scripts read no folder but a dictionary of names and paths, by folder of predictions.
 _DICTIONARIES: Mapping[str, str] = {
     "predictions/EchoNet-Dynamic/EF": "EF_MODELS of echonet_dynamic.py",
@@ -38,8 +25,8 @@ _TOP = """\
 `predictions/` holds a file a model, task and data set, `ground_truth/` the tables they are joined with. Rows stand in
 the order of the ground truth. The scripts join what matches and say nothing of the rest: compare the last columns.
 
-Folders and files marked `*` are named here, since nothing published states their names; point `evaluation/config.py`
-at them, or write them under other names: `evaltools export --rename OLD=NEW`. The other names are CardioBench's own.
+`predictions/` has the names of its `evaluation/example_predictions/`, `ground_truth/` those of its `data/splits/`:
+copy them there, or point `evaluation/config.py` at them. `evaltools export --rename OLD=NEW` writes other names.
 
 | predictions | data set | task | model | rows | rows that the scripts score |
 |---|---|---|---|---|---|
@@ -57,7 +44,7 @@ class Renames:
 
     Examples
     --------
-    >>> Renames.parse(("ground_truth/camus=data/splits",)).path("ground_truth/camus/camus_split.csv")
+    >>> Renames.parse(("ground_truth=data/splits",)).path("ground_truth/camus_split.csv")
     'data/splits/camus_split.csv'
     """
 
@@ -102,19 +89,14 @@ class Renames:
         for old in self.new_of:
             if old not in known:
                 raise UnknownNameError(f"--rename: nothing is written to {old!r}{did_you_mean(old, sorted(known))}")
-        taken: dict[str, str] = {README: README}
+        taken: dict[str, str] = {_LIST: _LIST}
         for path in paths:
             new = self.path(path)
             if taken.setdefault(new, path) != path:
                 raise UnknownNameError(f"--rename: {taken[new]} and {path} would both be written to {new}")
 
 
-def _named(path: str, original: str) -> str:
-    is_ours = path == original and any(PurePosixPath(original).is_relative_to(own) for own in _CHOSEN_HERE)
-    return f"`{path}`{' *' if is_ours else ''}"
-
-
-def write_readme(out: Path, written: Sequence[Mapping[str, Any]]) -> None:
+def write_list(out: Path, written: Sequence[Mapping[str, Any]]) -> None:
     """Write what each file is.
 
     Parameters
@@ -131,12 +113,12 @@ def write_readme(out: Path, written: Sequence[Mapping[str, Any]]) -> None:
     text = _TOP
     of_models = [one for one in written if one["task"] is not None]
     for one in of_models:
-        cells = (_named(one["name"], one["original"]), one["dataset"], one["task"], one["encoder"], one["rows"])
+        cells = (f"`{one['name']}`", one["dataset"], one["task"], one["encoder"], one["rows"])
         text += f"| {' | '.join(str(cell) for cell in cells)} | {one['expected']} |\n"
     text += "\n| ground truth | data set | rows |\n|---|---|---|\n"
     for one in written:
         if one["task"] is None:
-            text += f"| {_named(one['name'], one['original'])} | {one['dataset']} | {one['rows']} |\n"
+            text += f"| `{one['name']}` | {one['dataset']} | {one['rows']} |\n"
     entries = [
         (dictionary, one)
         for folder, dictionary in _DICTIONARIES.items()
@@ -144,7 +126,7 @@ def write_readme(out: Path, written: Sequence[Mapping[str, Any]]) -> None:
         if PurePosixPath(one["original"]).parent.as_posix() == folder
     ]
     if entries:
-        text += "\nThese scripts take names and paths from a dictionary, not from a folder:\n\n"
+        text += "\nThree lists in `evaluation/config.py` name their files one by one; add:\n\n"
     for dictionary, one in entries:
         text += f'- {dictionary}: `"{PurePosixPath(one["original"]).stem}": "{one["name"]}"`\n'
-    replace_file(out / README, text.encode())
+    replace_file(out / _LIST, text.encode())

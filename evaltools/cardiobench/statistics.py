@@ -34,7 +34,7 @@ class Habits:
     row_draws : bool
         Draw rows; off: draw patients with all their rows.
     round_inside : bool
-        Round metrics in each replicate; off: round nothing.
+        Round metrics in each replicate, then their means and interval ends; off: round nothing.
     other_from_sum : bool
         Take the share of ``Other`` as what the five views leave of 1; off: as predicted.
     drop_oldest : bool
@@ -75,7 +75,7 @@ class Habits:
 
 
 def bootstrap(
-    score: Score, n: int, *, patients: npt.NDArray[Any], habits: Habits | None = None
+    score: Score, n: int, *, patients: npt.NDArray[Any], habits: Habits | None = None, digits: int = 2
 ) -> dict[str, dict[str, float | None]]:
     """Return each metric with the mean and interval of its replicates.
 
@@ -87,6 +87,8 @@ def bootstrap(
         Rows, in the order of the ground-truth file: the draws go by position.
     patients : (n,)
         Whose the rows are; looked at where patients are drawn.
+    digits : int
+        Decimals of means and interval ends, which are rounded too.
 
     Returns
     -------
@@ -98,7 +100,8 @@ def bootstrap(
     rng = np.random.default_rng(SEED)
     draw = _row_draw(n) if chosen.row_draws else _patient_draw(patients)
     replicates = [score(draw(rng), chosen.round_inside) for _ in range(DRAWS)]
-    return {name: _summary(value, np.array([of[name] for of in replicates])) for name, value in point.items()}
+    kept = digits if chosen.round_inside else None
+    return {name: _summary(value, np.array([of[name] for of in replicates]), kept) for name, value in point.items()}
 
 
 def _row_draw(n: int) -> Callable[[np.random.Generator], Rows]:
@@ -116,12 +119,13 @@ def _patient_draw(patients: npt.NDArray[Any]) -> Callable[[np.random.Generator],
     return draw
 
 
-def _summary(value: float, replicates: Floats) -> dict[str, float | None]:
+def _summary(value: float, replicates: Floats, digits: int | None) -> dict[str, float | None]:
     known = replicates[~np.isnan(replicates)]
     if not len(known):
         return {"value": _number(value), "mean": None, "ci_low": None, "ci_high": None}
-    low, high = np.quantile(known, [_TAIL, 1.0 - _TAIL])
-    return {"value": _number(value), "mean": float(known.mean()), "ci_low": float(low), "ci_high": float(high)}
+    found = (known.mean(), *np.quantile(known, [_TAIL, 1.0 - _TAIL]))
+    mean, low, high = (float(of) if digits is None else round(float(of), digits) for of in found)
+    return {"value": _number(value), "mean": mean, "ci_low": low, "ci_high": high}
 
 
 def _number(value: float) -> float | None:

@@ -39,8 +39,7 @@ from evaltools.cli.options import fitting_options, probe_options_of, row_options
     "renames",
     multiple=True,
     metavar="OLD=NEW",
-    help="Another path below --out for a file or folder, repeatable; the README there says which names are "
-    "CardioBench's own.",
+    help="Another path below --out for a file or folder, repeatable, e.g. ground_truth=data/splits.",
 )
 @selection_options
 @fitting_options
@@ -55,7 +54,7 @@ def export(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write predictions and ground truth as the CSVs that CardioBench's evaluation scripts read, and a README.
+    """Write predictions and ground truth as the CSVs that CardioBench's evaluation scripts read, and a list of them.
 
     Example: evaltools export --format cardiobench --results results --out exported
     """

@@ -222,22 +222,25 @@ def _views(y: np.ndarray, shares: np.ndarray) -> dict[str, float]:
     }
 
 
-def _bootstrapped(score: Callable[[np.ndarray], dict[str, float]], n: int, draws: int) -> dict[str, Any]:
+def _bootstrapped(
+    score: Callable[[np.ndarray], dict[str, float]], n: int, draws: int, digits: int = 2
+) -> dict[str, Any]:
     rng = np.random.default_rng(42)
     replicates = [score(rng.integers(0, n, size=n)) for _ in range(draws)]
     numbers = {}
     for name, value in score(np.arange(n)).items():
         known = np.array([one[name] for one in replicates if not np.isnan(one[name])])
-        low, high = np.quantile(known, [0.025, 0.975])
-        numbers[name] = {"value": value, "mean": known.mean(), "ci_low": low, "ci_high": high}
+        found = (known.mean(), np.quantile(known, 0.025), np.quantile(known, 0.975))
+        rounded = (round(float(of), digits) for of in found)
+        numbers[name] = {"value": value, **dict(zip(("mean", "ci_low", "ci_high"), rounded, strict=True))}
     return numbers
 
 
 _TASKS = {  # table of ground truth, id, label, prediction
-    ("lvef", "camus"): ("camus/camus_split.csv", "patient_id", "EF", "EF_pred"),
-    ("lvef", "echonet-dynamic"): ("echonet_dynamic/FileList.csv", "FileName", "EF", "EF_pred"),
+    ("lvef", "camus"): ("camus_split.csv", "patient_id", "EF", "EF_pred"),
+    ("lvef", "echonet-dynamic"): ("EchoNet-Dynamic/FileList.csv", "FileName", "EF", "EF_pred"),
     ("lvef", "echonet-pediatric"): (
-        "echonet_pediatric/echonet_pediatric_split.csv",
+        "echonet_pediatric_filelist.csv",
         "FileName",
         "EF",
         "EF_pred",
@@ -260,18 +263,18 @@ _TASKS = {  # table of ground truth, id, label, prediction
         )
         for name in ("asd", "pah")
     },
-    ("stemi", "hmc-qu"): ("hmcqu/hmcqu_split.csv", "unique_id", "STEMI", "stemi_pred"),
-    ("rwma", "segrwma"): ("segrwma/segrwma_split.csv", "patient_id", "abnormal", "rwma_pred"),
+    ("stemi", "hmc-qu"): ("hmcqu_split.csv", "unique_id", "STEMI", "stemi_pred"),
+    ("rwma", "segrwma"): ("segrwma_split.csv", "patient_id", "abnormal", "rwma_pred"),
     ("as", "tmed2"): ("tmed2/per_study.csv", "study_id", "diagnosis_label", "as_pred"),
-    ("view", "camus"): ("camus/camus_split.csv", "unique_id", "view", "view_pred"),
+    ("view", "camus"): ("camus_split.csv", "unique_id", "view", "view_pred"),
     ("view", "echonet-pediatric"): (
-        "echonet_pediatric/echonet_pediatric_split.csv",
+        "echonet_pediatric_filelist.csv",
         "FileName",
         "view",
         "view_pred",
     ),
-    ("view", "hmc-qu"): ("hmcqu/hmcqu_split.csv", "unique_id", "view", "view_pred"),
-    ("view", "segrwma"): ("segrwma/segrwma_split.csv", "patient_view_id", "view", "view_pred"),
+    ("view", "hmc-qu"): ("hmcqu_split.csv", "unique_id", "view", "view_pred"),
+    ("view", "segrwma"): ("segrwma_split.csv", "patient_view_id", "view", "view_pred"),
     ("view", "tmed2"): ("tmed2/per_image.csv", "query_key", "view", "view_pred"),
 }
 
@@ -301,6 +304,6 @@ def script_numbers() -> Callable[..., dict[str, Any]]:
         if task in ("lvef", "ivsd", "lvidd", "lvpwd"):
             return _bootstrapped(lambda at: _regression(y[at], p[at]), len(rows), draws)
         names = ("Accuracy(%)", "Balanced_Accuracy(%)", "F1(%)")
-        return _bootstrapped(lambda at: _classes(y[at], p[at], names, 4), len(rows), draws)
+        return _bootstrapped(lambda at: _classes(y[at], p[at], names, 4), len(rows), draws, digits=4)
 
     return evaluate

@@ -191,26 +191,24 @@ FILES = {
 }
 TRUTH = {
     "echonet-dynamic": {
-        "echonet_dynamic/FileList.csv": "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
+        "EchoNet-Dynamic/FileList.csv": "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split"
     },
-    "echonet-pediatric": {
-        "echonet_pediatric/echonet_pediatric_split.csv": "FileName,EF,Sex,Age,Weight,Height,Split,view"
-    },
+    "echonet-pediatric": {"echonet_pediatric_filelist.csv": "FileName,EF,Sex,Age,Weight,Height,Split,view"},
     "echonet-lvh": {
         f"echonet_lvh/{name}_split.csv": "Calc,CalcValue,HashedFileName,video_path,Frame,X1,X2,Y1,Y2,Frames,FPS,"
         "Width,Height,split"
         for name in ("IVSd", "LVIDd", "LVPWd")
     },
-    "camus": {"camus/camus_split.csv": "patient_id,view,path,split,Sex,Age,EF,FrameRate,ImageQuality,unique_id"},
+    "camus": {"camus_split.csv": "patient_id,view,path,split,Sex,Age,EF,FrameRate,ImageQuality,unique_id"},
     "cardiacnet-asd": {
         "cardiacnet/cardiacnet_asd_split.csv": "path,ASD,patient_id,split,image_name,unique_id,parent,stem"
     },
     "cardiacnet-pah": {
         "cardiacnet/cardiacnet_pah_split.csv": "path,PAH,patient_id,split,image_name,unique_id,parent,stem"
     },
-    "hmc-qu": {"hmcqu/hmcqu_split.csv": "path,view,patient_id,STEMI,split,unique_id"},
+    "hmc-qu": {"hmcqu_split.csv": "path,view,patient_id,STEMI,split,unique_id"},
     "segrwma": {
-        "segrwma/segrwma_split.csv": "patient_id,path,modality,view,n_frames,first_annotated_frame_index,split,"
+        "segrwma_split.csv": "patient_id,path,modality,view,n_frames,first_annotated_frame_index,split,"
         "abnormal,patient_view_id"
     },
     "tmed2": {
@@ -481,28 +479,28 @@ def test_names_can_be_others_and_what_is_not_scored_is_told(
     asked = ("--task", "lvef", "--bootstrap", 0, "--where", "lvef_pct < 65", "--out", results)
     assert _run(evaltools_program, "probe", *asked, *where) == 0
     export = ("export", "--results", results, "--out", out, *where)
-    renames = ("--rename", "ground_truth/echonet_dynamic=data", "--rename", "predictions/EchoNet-Dynamic/EF=ef")
+    renames = ("--rename", "ground_truth/EchoNet-Dynamic=data", "--rename", "predictions/EchoNet-Dynamic/EF=ef")
     capsys.readouterr()
     assert _run(evaltools_program, *export, *renames) == 0
     assert "ef/mine-ingested.csv: 8 rows of 10 that CardioBench scores" in capsys.readouterr().out
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
-        "README.md",
+        "EXPORTED.md",
         "data/FileList.csv",
         "ef/mine-ingested.csv",
     ]
-    readme = (out / "README.md").read_text()
-    assert "| `ef/mine-ingested.csv` | echonet-dynamic | lvef | mine@ingested | 8 | 10 |" in readme
-    assert '- EF_MODELS of echonet_dynamic.py: `"mine-ingested": "ef/mine-ingested.csv"`' in readme
+    listed = (out / "EXPORTED.md").read_text()
+    assert "| `ef/mine-ingested.csv` | echonet-dynamic | lvef | mine@ingested | 8 | 10 |" in listed
+    assert '- EF_MODELS of echonet_dynamic.py: `"mine-ingested": "ef/mine-ingested.csv"`' in listed
     for rename, says in (
-        ("ground_truth/echonet_dynamics=x", "nothing is written to .* did you mean 'ground_truth/echonet_dynamic'"),
+        ("ground_truth/EchoNet-Dynamics=x", "nothing is written to .* did you mean 'ground_truth/EchoNet-Dynamic'"),
         ("predictions=../x", "takes paths below --out"),
         ("predictions", "needs OLD=NEW"),
-        ("ground_truth/echonet_dynamic/FileList.csv=README.md", "would both be written to README.md"),
+        ("ground_truth/EchoNet-Dynamic/FileList.csv=EXPORTED.md", "would both be written to EXPORTED.md"),
     ):
         assert _run(evaltools_program, *export, "--rename", rename) == 2
         assert re.search(says, capsys.readouterr().err), rename
     assert _run(evaltools_program, *export) == 0
-    assert "`ground_truth/echonet_dynamic/FileList.csv` *" in (out / "README.md").read_text()
+    assert "| `ground_truth/EchoNet-Dynamic/FileList.csv` |" in (out / "EXPORTED.md").read_text()
 
 
 def test_folds_of_other_splits_are_written_for_the_scripts(
