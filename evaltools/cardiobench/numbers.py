@@ -25,6 +25,12 @@ from evaltools.task import Task
 __all__ = ["cardiobench_numbers", "file_order", "six_shares"]
 
 _OLDEST = ">=80"  # as its labels call the group that its list of groups calls 80
+# Groups that its scripts name; other values of these columns are in none.
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "sex": ("F", "M"),
+    "image_quality": ("Poor", "Medium", "Good"),
+    "age_years": ("0-1", "1-5", "6-12", "13-18", "<=45", "46-65", "66-80", _OLDEST),
+}
 
 
 def file_order(manifest: Manifest, task: Task, predictions: Predictions) -> Rows:
@@ -96,7 +102,7 @@ def cardiobench_numbers(
     of_groups: dict[str, Any] = {}
     for column, values in (groups or {}).items():
         named = np.array([values[row] for row in order], dtype=object)
-        known = list(dict.fromkeys(name for name in named if name is not None))
+        known = [name for name in dict.fromkeys(named) if name is not None and name in _GROUPS.get(column, (name,))]
         if chosen.drop_oldest:
             known = [name for name in known if name != _OLDEST]
         scored = {str(name): dict(score(order[named == name], chosen.round_inside)) for name in known}

@@ -255,3 +255,20 @@ def test_habits_are_of_cardiobenchs_statistics_alone() -> None:
     with pytest.raises(UnknownNameError, match="no habit 'row-draw'"):
         ProbeOptions(habits_off=("row-draw",), statistics="cardiobench")
     assert ProbeOptions(habits_off=("row-draws",), statistics="cardiobench").habits_off == ("row-draws",)
+
+
+def test_groups_that_the_scripts_do_not_name_are_in_no_delta() -> None:
+    y, ids = np.linspace(30, 70, 40), np.array([f"c{at:02d}" for at in range(40)], dtype=object)
+    error = np.where(np.arange(40) < 4, 30.0, 2.0)
+    predictions = Predictions(clip_ids=ids, patients=ids, y_true=y, y_pred=y + error)
+    ages = ["over 18" if at < 4 else "13-18" if at < 20 else "0-1" for at in range(40)]
+    sexes = ["O" if at < 4 else "F" if at % 2 else "M" for at in range(40)]
+    numbers = cardiobench_numbers(
+        predictions,
+        task=get_task("lvef"),
+        order=np.arange(40),
+        groups={"age_years": ages, "sex": sexes, "site": sexes},
+    )
+    assert list(numbers["groups"]["age_years"]["groups"]) == ["13-18", "0-1"]
+    assert numbers["groups"]["age_years"]["delta"]["MAE"] == numbers["groups"]["sex"]["delta"]["MAE"] == 0
+    assert list(numbers["groups"]["site"]["groups"]) == ["O", "M", "F"]

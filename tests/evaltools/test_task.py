@@ -27,7 +27,8 @@ def test_every_shipped_task_is_valid_and_named_after_its_file() -> None:
     assert files and sorted(shipped_tasks()) == [file.stem for file in files]
     for task in shipped_tasks().values():
         assert task.title and task.citation
-        assert set(task.metrics) == set(metric_names(task.kind))
+        # Calibration stands beside the metrics of every result; a task of one's own may put it among them.
+        assert set(task.metrics) == set(metric_names(task.kind)) - {"ece", "brier", "nll"}
         assert task.kind in PROTOCOLS[task.protocol].kinds
         assert len({other.digest for other in shipped_tasks().values()}) == len(shipped_tasks())
 
