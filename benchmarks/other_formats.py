@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable
@@ -224,7 +225,7 @@ FORMATS = {
 def version_of(package: str) -> str:
     """Installed version, for the result file."""
     module = importlib.import_module(package)
-    return str(getattr(module, "__version__", "unknown"))
+    return str(getattr(module, "__version__", None) or importlib.metadata.version(package))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def memory_figures(folder: Path, *, n_rows: int) -> list[Figure]:
     ]
 
 
-PARTS: dict[str, Callable[..., list[Figure]]] = {
+PARTS: dict[str, Callable[..., Iterable[Figure]]] = {
     "float16": partial(matrix_figures, dtype="float16"),
     "float32": partial(matrix_figures, dtype="float32"),
     "others-float16": partial(other_figures, dtype="float16"),
@@ -231,28 +231,30 @@ def main() -> None:
     needed = (2 * asked.rounds + 4) * asked.rows * DIM * 4
     if shutil.disk_usage(root).free < needed:
         raise SystemExit(f"needs {needed / 2**30:.0f} GiB free below {root}; give fewer --rows or another --folder")
+    versions = {name: version_of(other.package) for name, other in FORMATS.items() if other.is_installed}
+    document: dict[str, Any] = {
+        "question": __doc__.splitlines()[0],
+        "machine": machine(),
+        "parts": list(asked.part or PARTS),
+        "load_averages": [load_average()],
+        "rows": asked.rows,
+        "rounds": asked.rounds,
+        "versions": {"numpy": np.__version__, **versions},
+    }
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
-    loads = [load_average()]
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="embedstore-bench-") as name:
         print(f"{'':90s} {'seconds':>10s} {'baseline':>10s} {'ratio':>7s} {'limit':>6s}")
         for part in asked.part or PARTS:
             for figure in PARTS[part](Path(name), n_rows=asked.rows, rounds=asked.rounds):
                 print(figure.line(), flush=True)
                 figures.append(figure)
-            loads.append(load_average())
-            print(f"load average {loads[-1]} on {machine()['cores']} cores", flush=True)
-    versions = {name: version_of(other.package) for name, other in FORMATS.items() if other.is_installed}
-    document = {
-        "question": __doc__.splitlines()[0],
-        "machine": machine(),
-        "parts": list(asked.part or PARTS),
-        "load_averages": loads,
-        "rows": asked.rows,
-        "rounds": asked.rounds,
-        "versions": {"numpy": np.__version__, **versions},
-    }
+                # Written at once: a run that is cut short keeps what it has measured.
+                merged = merge_results(asked.out, document, figures)
+                asked.out.write_text(json.dumps(merged, indent=1) + "\n")
+            document["load_averages"].append(load_average())
+            print(f"load average {document['load_averages'][-1]} on {machine()['cores']} cores", flush=True)
     merged = merge_results(asked.out, document, figures)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(merged, indent=1) + "\n")
     print(f"written: {asked.out}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def forget(path: Path) -> None:
         path.unlink()
 
 
-def matrix_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> list[Figure]:
+def matrix_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> Iterator[Figure]:
     """Writing, scanning and gathering one matrix, ours against a raw file."""
     matrix = make_matrix(n_rows, dtype)
     raw_paths, ours_paths = FreshPaths(folder, "raw"), FreshPaths(folder, "ours")
@@ -121,16 +121,15 @@ def matrix_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> lis
     }
     times = time_rounds(cases, rounds=rounds, warm_up=True)
     size = f"{n_rows:,} x {DIM} {dtype}"
-    figures = [Figure(f"write {size}, hashed", times["ours"], "np.save + fsync", times["np.save"], 2.0)]
+    yield Figure(f"write {size}, hashed", times["ours"], "np.save + fsync", times["np.save"], 2.0)
     raw = RawFile(raw_paths.path, matrix)
     ours_path = ours_paths.path
-    figures += read_figures(raw, lambda: VectorArray(ours_path, written[-1]), size, rounds, ours_path)
+    yield from read_figures(raw, lambda: VectorArray(ours_path, written[-1]), size, rounds, ours_path)
     for path in folder.iterdir():
         forget(path)
-    return figures
 
 
-def other_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> list[Figure]:
+def other_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> Iterator[Figure]:
     """The same in other formats, and in the raw file that they are compared with."""
     matrix = make_matrix(n_rows, dtype)
     paths = FreshPaths(folder, "raw")
@@ -139,17 +138,16 @@ def other_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> list
     )
     raw = RawFile(paths.path, matrix)
     written, figures = write_others(matrix, folder, base["np.save"])
-    figures += other_reads(raw, written, f"{n_rows:,} x {DIM} {dtype}", rounds=rounds)
+    yield from figures
+    yield from other_reads(raw, written, f"{n_rows:,} x {DIM} {dtype}", rounds=rounds)
     for path in folder.iterdir():
         forget(path)
-    return figures
 
 
 def read_figures(
     raw: RawFile, ours: Callable[[], VectorArray], size: str, rounds: int, ours_path: Path
-) -> list[Figure]:
+) -> Iterator[Figure]:
     """Scans and gathers, warm and cold, in the stored dtype and as float32; each gather picks other rows."""
-    figures = []
     rng = np.random.default_rng(1)
     n_picked = min(N_PICKED, raw.shape[0])
     picked = [rng.choice(raw.shape[0], n_picked, replace=False)]
@@ -190,9 +188,8 @@ def read_figures(
                 rounds=rounds,
                 warm_up=True,
             )
-            figures.append(
-                Figure(f"scan {size} as {name}, {heat}", times["ours"], "readinto of the raw file", times["raw"], 1.3)
-            )
+            what = f"scan {size} as {name}, {heat}"
+            yield Figure(what, times["ours"], "readinto of the raw file", times["raw"], 1.3)
             for path in (raw.path, ours_path):
                 warm_cache(path)
             times = time_rounds(
@@ -205,9 +202,8 @@ def read_figures(
             )
             limit = 1.3 if heat == "warm" else 1.5
             what = f"gather {n_picked:,} rows of {size} as {name}, {heat}"
-            figures.append(Figure(what, times["ours"], "numpy memmap", times["raw"], limit))
-        figures.append(kept_maps(raw, view(), is_raw, (picked, renew), f"{size} as {name}"))
-    return figures
+            yield Figure(what, times["ours"], "numpy memmap", times["raw"], limit)
+        yield kept_maps(raw, view(), is_raw, (picked, renew), f"{size} as {name}")
 
 
 def kept_maps(
@@ -252,9 +248,8 @@ def write_others(matrix: Any, folder: Path, baseline_seconds: float) -> tuple[di
     return written, figures
 
 
-def other_reads(raw: RawFile, others: dict[str, Path], size: str, *, rounds: int) -> list[Figure]:
+def other_reads(raw: RawFile, others: dict[str, Path], size: str, *, rounds: int) -> Iterator[Figure]:
     """Scan and gather in every other format, against the baseline of the same rounds."""
-    figures = []
     rows = np.random.default_rng(2).choice(raw.shape[0], min(N_PICKED, raw.shape[0]), replace=False)
     for heat in ("warm", "cold"):
         for name, path in others.items():
@@ -278,5 +273,4 @@ def other_reads(raw: RawFile, others: dict[str, Path], size: str, *, rounds: int
                     {"raw": Case(base, before(raw.path)), "other": Case(ours, before(path))},
                     rounds=rounds,
                 )
-                figures.append(Figure(f"{what} {size}, {heat}: {name}", times["other"], against, times["raw"]))
-    return figures
+                yield Figure(f"{what} {size}, {heat}: {name}", times["other"], against, times["raw"])
