@@ -85,12 +85,12 @@ def _spelled(words: Collection[str]) -> Iterator[tuple[list[str], Matrix]]:
 class _Indexes:
     """Words in all their spellings, for searching bytes at every ``step``-th offset."""
 
-    def __init__(self, words: Collection[str], *, least: int, step: int) -> None:
+    def __init__(self, spelled: Collection[Matrix], *, least: int, step: int) -> None:
         plain: list[Matrix] = []
         beyond: list[Matrix] = []
-        for _, rows in _spelled(words):
+        for rows in spelled:
             is_ascii = (rows < 0x80).all(axis=1)
-            plain.append(rows[is_ascii])
+            plain.append(rows if is_ascii.all() else rows[is_ascii])
             beyond.append(rows[~is_ascii])
         # Apart, since letters of ASCII have a bit in common and the others' bytes have none.
         self._parts = [WordIndex(matrices, least=least, step=step) for matrices in (plain, beyond)]
@@ -125,8 +125,9 @@ class LeakScan:
         pieces = {n: {fixed[at : at + n] for at in range(len(fixed) - n + 1)} for n in {len(word) for word in long}}
         long = {word for word in long if word.lower() not in pieces[len(word)]}
         self._long = sorted(long)
-        self._text = _Indexes(self._long, least=LEAST_IN_TEXT, step=1)
-        self._raw = _Indexes(self._long, least=LEAST_IN_ARRAY, step=4)
+        spelled = [rows for _, rows in _spelled(self._long)]
+        self._text = _Indexes(spelled, least=LEAST_IN_TEXT, step=1)
+        self._raw = _Indexes(spelled, least=LEAST_IN_ARRAY, step=4)
 
     @cached_property
     def _of(self) -> dict[bytes, str]:
