@@ -113,9 +113,7 @@ class ScoreTable(RowTable):
         fitted = fit_and_predict(self.protocol, X, self.targets)
         near = None
         if self.options.near_duplicates and not self.targets.folds:
-            near = find_near_duplicates(
-                clip_vectors(X), self.scored, self.targets, seed=self.seed("near-duplicates")
-            )
+            near = find_near_duplicates(clip_vectors(X), self.scored, self.targets, seed=self.seed("near-duplicates"))
         if not self.options.controls:
             return Fits(fitted, {}, None, near)
         seed = self.seed("random", X.shape[1])
