@@ -176,8 +176,9 @@ def fetch_files(
     # Large files first, so that none is left alone at the end.
     wanted.sort(key=lambda one: (-one.record.size, one.path))
     with ThreadPoolExecutor(max_workers=max(1, chosen.n_parallel)) as pool:
-        running = [pool.submit(_fetch, remote, one, chosen, stop) for one in wanted]
         try:
+            # Within, since an interrupt between two submissions must stop those that run already.
+            running = [pool.submit(_fetch, remote, one, chosen, stop) for one in wanted]
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()

@@ -137,8 +137,11 @@ def _put_all(
     # Large files first, so that none is left alone at the end.
     order = sorted(records, key=lambda path: (-records[path].size, path))
     with ThreadPoolExecutor(max_workers=max(1, options.n_parallel)) as pool:
-        running = [pool.submit(_put, folder, remote, prefix, path, records[path], options, stop) for path in order]
         try:
+            # Within, since an interrupt between two submissions must stop those that run already.
+            running = [
+                pool.submit(_put, folder, remote, prefix, path, records[path], options, stop) for path in order
+            ]
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()

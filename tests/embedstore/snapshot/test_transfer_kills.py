@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transfer_child
@@ -21,9 +23,9 @@ from sent_snapshots import tree_bytes, two_encoders
 from small_sets import add_set
 
 from embedstore.errors import UnknownNameError
-from embedstore.files import TEMPORARY_PREFIX
+from embedstore.files import TEMPORARY_PREFIX, hash_file
 from embedstore.snapshot.check import check_snapshot
-from embedstore.snapshot.fetch import FetchOptions
+from embedstore.snapshot.fetch import FetchOptions, fetch_files
 from embedstore.snapshot.place import find_snapshot
 from embedstore.snapshot.pull import pull_folder
 from embedstore.snapshot.remotes import open_remote
@@ -148,6 +150,30 @@ def test_an_interrupted_pull_ends_at_once_though_the_server_is_silent(exported: 
         server.fail(None)
         assert subprocess.run(asked, capture_output=True).returncode == 0
     assert len(Store.open(tmp_path / "b").entries()) == 2
+
+
+def test_an_interrupt_between_two_requests_stops_those_that_run(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = ThreadPoolExecutor.submit
+    asked: list[str] = []
+
+    def interrupted(pool: ThreadPoolExecutor, act: Any, /, *args: Any, **named: Any) -> Any:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(str(args))
+        return submit(pool, act, *args, **named)
+
+    names = [str(path.relative_to(exported)) for path in sorted(exported.rglob("*")) if path.is_file()]
+    files = [(name, hash_file(exported / name)) for name in names]
+    with fault_server(exported) as server:
+        server.fail("stall")
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            fetch_files(open_remote(server.url), files, tmp_path / "here")
+        assert time.monotonic() - began < 15, time.monotonic() - began
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("count", MANY)
