@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,8 @@ sys.path.insert(0, str(PLUGIN))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *filter(None, [os.environ.get("PYTHONPATH")])])
 # Before torch is imported: waiting threads must not spin while two test processes share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Started in the background of a script, this process and its children would ignore the Ctrl-C that tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes is the machine's matter, not a test's.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
