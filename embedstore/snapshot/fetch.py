@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,17 +176,21 @@ def fetch_files(
     # Large files first, so that none is left alone at the end.
     wanted.sort(key=lambda one: (-one.record.size, one.path))
     with ThreadPoolExecutor(max_workers=max(1, chosen.n_parallel)) as pool:
+        running: list[Future[None]] = []
         try:
             # Within, since an interrupt between two submissions must stop those that run already.
-            running = [pool.submit(_fetch, remote, one, chosen, stop) for one in wanted]
+            for one in wanted:
+                running.append(pool.submit(_fetch, remote, one, chosen, stop))
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
         except BaseException:
             # Whoever waits for a silent server must not keep the others, or the user, waiting.
             stop.set()
-            remote.abort()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in running):
+                remote.abort()  # more than once: one that was about to ask has its connection only now
+                time.sleep(0.05)
             raise
     # Once for all: nobody reads before the document is there, which is written after this.
     written = {parent for one in wanted for parent in one.target.parents}
