@@ -8,7 +8,6 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Self
 from embedstore.errors import CorruptionError, EnvironmentFailure, HostileInputError
 from embedstore.files import FileRecord, fsync_folder, hash_file, storage_errors
 from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Remote
+from embedstore.snapshot.transfers import transfer_all
 
 __all__ = ["FetchOptions", "fetch_files", "read_remote"]
 
@@ -171,27 +171,14 @@ def fetch_files(
     b'vectors'
     """
     chosen = options or FetchOptions()
-    stop = Event()
     wanted = [_Wanted(prefix + path, record, folder / path) for path, record in files]
     # Large files first, so that none is left alone at the end.
     wanted.sort(key=lambda one: (-one.record.size, one.path))
-    with ThreadPoolExecutor(max_workers=max(1, chosen.n_parallel)) as pool:
-        running: list[Future[None]] = []
-        try:
-            # Within, since an interrupt between two submissions must stop those that run already.
-            for one in wanted:
-                running.append(pool.submit(_fetch, remote, one, chosen, stop))
-            done, _ = wait(running, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        except BaseException:
-            # Whoever waits for a silent server must not keep the others, or the user, waiting.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in running):
-                remote.abort()  # more than once: one that was about to ask has its connection only now
-                time.sleep(0.05)
-            raise
+
+    def fetch(one: _Wanted, stop: Event) -> None:
+        _fetch(remote, one, chosen, stop)
+
+    transfer_all(fetch, wanted, remote=remote, n_parallel=chosen.n_parallel)
     # Once for all: nobody reads before the document is there, which is written after this.
     written = {parent for one in wanted for parent in one.target.parents}
     with storage_errors(folder, "write"):

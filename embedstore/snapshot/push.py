@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from embedstore.snapshot.fetch import FetchOptions, read_remote
 from embedstore.snapshot.place import LATEST_FILE, latest_bytes
 from embedstore.snapshot.remotes import Broken, Remote
 from embedstore.snapshot.selection import PARTIAL_FILE
+from embedstore.snapshot.transfers import transfer_all
 
 __all__ = ["PushOptions", "PushOutcome", "push_folder"]
 
@@ -133,23 +133,13 @@ def _require_place(remote: Remote, options: PushOptions) -> None:
 def _put_all(
     folder: Path, remote: Remote, prefix: str, records: Mapping[str, FileRecord], options: PushOptions
 ) -> int:
-    stop = Event()
     # Large files first, so that none is left alone at the end.
     order = sorted(records, key=lambda path: (-records[path].size, path))
-    with ThreadPoolExecutor(max_workers=max(1, options.n_parallel)) as pool:
-        try:
-            # Within, since an interrupt between two submissions must stop those that run already.
-            running = [
-                pool.submit(_put, folder, remote, prefix, path, records[path], options, stop) for path in order
-            ]
-            done, _ = wait(running, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return sum(future.result() for future in running)
+
+    def put(path: str, stop: Event) -> bool:
+        return _put(folder, remote, prefix, path, records[path], options, stop)
+
+    return sum(transfer_all(put, order, remote=remote, n_parallel=options.n_parallel))
 
 
 def _put(

@@ -6,10 +6,13 @@ Snapshots are inspected in this process, which is quicker, but for tests that as
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import FaultServer, fault_server
+from sent_snapshots import two_encoders
 
 from embedstore.snapshot.inspection import answer
 from embedstore.snapshot.quarantine import Quarantine
@@ -34,3 +37,16 @@ def _inspect_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return answer(asked, is_child=False)
 
     monkeypatch.setattr(Quarantine, "_ask", staticmethod(ask))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sent snapshot of two encoders."""
+    return two_encoders(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture
+def served(exported: Path) -> Iterator[FaultServer]:
+    """A web server of `exported`, which fails where it is told to."""
+    with fault_server(exported) as server:
+        yield server

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, fault_server
-from sent_snapshots import copied, edit_json, export_of, hospital_store, reseal, tree_bytes, two_encoders
+from sent_snapshots import copied, edit_json, export_of, hospital_store, reseal, tree_bytes
 from small_sets import add_set
 
 from embedstore.errors import BusyError, ContentError, EnvironmentFailure, PolicyError
@@ -27,17 +26,6 @@ from embedstore.upkeep.forget import forget_patient
 from embedstore.upkeep.gc import collect_garbage
 
 QUICK = FetchOptions(n_parallel=4, attempts=2, first_pause_s=0.01)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return two_encoders(tmp_path_factory.mktemp("exported"))
-
-
-@pytest.fixture
-def served(exported: Path) -> Iterator[FaultServer]:
-    with fault_server(exported) as server:
-        yield server
 
 
 def transfers(store: Store) -> list[Path]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, fault_server
-from sent_snapshots import tree_bytes, two_encoders
+from sent_snapshots import tree_bytes
 
 from embedstore.errors import (
     ContentError,
@@ -33,17 +32,6 @@ from embedstore.snapshot.selection import PARTIAL_FILE, Selection, read_partial
 
 QUICK = FetchOptions(n_parallel=4, attempts=3, first_pause_s=0.01, window_s=0.3)
 PUSH = PushOptions(n_parallel=4, attempts=3, first_pause_s=0.01)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return two_encoders(tmp_path_factory.mktemp("exported"))
-
-
-@pytest.fixture
-def served(exported: Path) -> Iterator[FaultServer]:
-    with fault_server(exported) as server:
-        yield server
 
 
 def pull_pinned(remote: Remote, snapshot_id: str, folder: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, fault_server
-from sent_snapshots import copied, tree_bytes, two_encoders
+from sent_snapshots import copied, tree_bytes
 
 from embedstore.errors import (
     ContentError,
@@ -98,11 +98,6 @@ CASES = [
     for kind in KINDS
     for number, case in enumerate(cases_of(kind))
 ]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return two_encoders(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture

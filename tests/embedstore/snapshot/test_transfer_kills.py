@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import transfer_child
 from fault_server import fault_server
-from sent_snapshots import tree_bytes, two_encoders
+from sent_snapshots import tree_bytes
 from small_sets import add_set
 
 from embedstore.errors import UnknownNameError
@@ -65,11 +65,6 @@ def killer(tmp_path: Path) -> Iterator[Killer]:
     made = Killer(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return two_encoders(tmp_path_factory.mktemp("exported"))
 
 
 def drawn(total: int, count: int) -> list[int]:
