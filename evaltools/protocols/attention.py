@@ -22,7 +22,7 @@ from embedstore.encoder import resolve_string
 from embedstore.errors import MissingExtraError
 from evaltools.clip_frames import ClipFrames, Features
 from evaltools.metrics import Floats
-from evaltools.protocols.base import SCALE_FLOOR, Probe, Standardiser
+from evaltools.protocols.base import SCALE_FLOOR, Probe, Standardiser, TargetScale
 from evaltools.protocols.logistic import log_softmax
 
 __all__ = ["TRAINERS_GROUP", "AttentionSettings", "FrameAttention", "Trained", "TrainingClips", "attend"]
@@ -224,9 +224,8 @@ class FrameAttention(Probe):
         targets, targets_val = y.reshape(len(y), -1), y_val.reshape(len(y_val), -1)
         self._standardise = Standardiser.of_moments(*frames.moments())
         self._n_classes = 0 if self.task == "regression" else int(targets.max()) + 1
-        self._centre = targets.mean(axis=0) if not self._n_classes else np.zeros(targets.shape[1])
-        spread = targets.std(axis=0) if not self._n_classes else np.ones(targets.shape[1])
-        self._spread = np.where(spread > 0, spread, 1.0)
+        if not self._n_classes:
+            self._scale = TargetScale.of(targets)
         trained = train_clips(
             TrainingClips(frames, self._standardise, self._wanted(targets)),
             TrainingClips(frames_val, self._standardise, self._wanted(targets_val)),
@@ -261,7 +260,7 @@ class FrameAttention(Probe):
     def _wanted(self, targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._n_classes:
             return targets.astype(np.int64)
-        return ((targets - self._centre) / self._spread).astype(np.float32)
+        return self._scale(targets).astype(np.float32)
 
     def predict_scored(self, X: Features) -> Floats:
         """Return values (m,) or (m, T), or class probabilities (m, K) or (m, T, K)."""
@@ -271,9 +270,7 @@ class FrameAttention(Probe):
             seen, is_frame = _standardised(frames[block], self._standardise)
             parts.append(attend(seen, is_frame, self.queries_, self.readout_, self.bias_))
         shown: Floats = np.concatenate(parts)
-        found: Floats = (
-            np.exp(log_softmax(shown)) if self._n_classes else shown[:, :, 0] * self._spread + self._centre
-        )
+        found: Floats = np.exp(log_softmax(shown)) if self._n_classes else self._scale.back(shown[:, :, 0])
         return found[:, 0] if self._single else found
 
     def settings(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from evaltools.metrics import Floats
 from evaltools.threads import one_blas_thread
 
-__all__ = ["Probe", "Standardiser", "one_blas_thread"]
+__all__ = ["Probe", "Standardiser", "TargetScale", "one_blas_thread"]
 
 
 # Share of the median deviation below which no scale falls. On the phantom .03, .1 and .3 give the same probe.
@@ -60,6 +60,37 @@ class Standardiser:
         """Return standardised features (n, D) float64."""
         standardised: Floats = (np.asarray(X, dtype=np.float64) - self.mean) / self.scale
         return standardised
+
+
+@dataclass(frozen=True)
+class TargetScale:
+    """Mean and deviation (T,) of the training values of T targets; one that does not vary has deviation 1.
+
+    Examples
+    --------
+    >>> scale = TargetScale.of(np.array([[40.0], [60.0]]))
+    >>> scale(np.array([[50.0]])).tolist(), scale.back(np.array([[0.5]])).tolist()
+    ([[0.0]], [[55.0]])
+    """
+
+    mean: Floats
+    deviation: Floats
+
+    @classmethod
+    def of(cls, targets: npt.NDArray[Any]) -> Self:
+        """Measure training values (n, T)."""
+        deviation = targets.std(axis=0)
+        return cls(targets.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+
+    def __call__(self, targets: npt.NDArray[Any]) -> Floats:
+        """Return standardised values (n, T)."""
+        standardised: Floats = (targets - self.mean) / self.deviation
+        return standardised
+
+    def back(self, shown: npt.NDArray[Any]) -> Floats:
+        """Return values (n, T) in the targets' own unit."""
+        values: Floats = shown * self.deviation + self.mean
+        return values
 
 
 class Probe:

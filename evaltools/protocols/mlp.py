@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from embedstore.errors import ContentError
 from evaltools.metrics import Floats
-from evaltools.protocols.base import Probe, Standardiser, one_blas_thread
+from evaltools.protocols.base import Probe, Standardiser, TargetScale, one_blas_thread
 
 __all__ = ["MlpProbe"]
 
@@ -81,13 +81,13 @@ class MlpProbe(Probe):
         self._standardise = Standardiser.of(np.asarray(X, dtype=np.float64))
         train, val = self._standardise(X), self._standardise(X_val)
         self.alpha_, self.best_epoch_, self.epochs_, self._models = [], [], [], []
-        self._centre = targets.mean(axis=0) if self.task == "regression" else np.zeros(targets.shape[1])
-        spread = targets.std(axis=0) if self.task == "regression" else np.ones(targets.shape[1])
-        self._spread = np.where(spread > 0, spread, 1.0)
         self._classes = np.arange(int(targets.max()) + 1) if self.task == "classification" else None
+        if self._classes is None:
+            self._scale = TargetScale.of(targets)
+            targets, targets_val = self._scale(targets), self._scale(targets_val)
         with one_blas_thread():
             for target in range(targets.shape[1]):
-                wanted, wanted_val = (self._scaled(part[:, target], target) for part in (targets, targets_val))
+                wanted, wanted_val = targets[:, target], targets_val[:, target]
                 runs = [self._train(train, wanted, val, wanted_val, alpha) for alpha in sorted(self.alphas)[::-1]]
                 _, model, alpha, best, epochs = min(runs, key=lambda run: run[0])
                 if epochs > self.max_epochs:
@@ -100,9 +100,6 @@ class MlpProbe(Probe):
                 self.epochs_.append(epochs)
                 self._models.append(model)
         return self
-
-    def _scaled(self, values: npt.NDArray[Any], target: int) -> npt.NDArray[Any]:
-        return values if self._classes is not None else (values - self._centre[target]) / self._spread[target]
 
     def _train(
         self, train: Floats, wanted: npt.NDArray[Any], val: Floats, wanted_val: npt.NDArray[Any], alpha: float
@@ -149,7 +146,7 @@ class MlpProbe(Probe):
         with one_blas_thread():
             if self._classes is None:
                 shown = np.column_stack([model.predict(rows) for model in self._models])
-                found = shown * self._spread + self._centre
+                found = self._scale.back(shown)
             else:
                 found = np.stack([model.predict_proba(rows) for model in self._models], axis=1)
         return found[:, 0] if self._single else found
