@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from evaltools.resample import Estimate, estimates_to_dict
 from evaltools.result import software_versions
 from evaltools.task import Task
 
-__all__ = ["Relevance", "Retrieval"]
+__all__ = ["Relevance", "Retrieval", "unanswered"]
 
+N_SHUFFLES = 20
+NOT_FITTED = "retrieval predicts no value"
 _WITHIN_PERCENT = 5.0  # points of LVEF: about what two readers of one study differ by
 
 
@@ -224,3 +226,8 @@ class Retrieval:
             "versions": software_versions(),
             **(self.bank or {}),
         }
+
+
+def unanswered(metrics: Iterable[str], reason: str) -> dict[str, Estimate]:
+    """Return null for each metric of a control that cannot be, with the reason."""
+    return {name: Estimate(None, ci_reason=reason) for name in metrics}

@@ -34,15 +34,13 @@ from evaltools.neighbours import nearest, share_found
 from evaltools.prompt_bank import banked_sets
 from evaltools.protocols.base import Standardiser
 from evaltools.resample import DEFAULT_DRAWS, Estimate, estimate_metrics, interval_refusal, patient_codes
-from evaltools.retrieval import Relevance, Retrieval
+from evaltools.retrieval import N_SHUFFLES, NOT_FITTED, Relevance, Retrieval, unanswered
 from evaltools.search_index import require_index
 from evaltools.task import Task
 
 __all__ = ["LEVELS", "RetrieveOptions", "retrieve", "retrieve_manifest"]
 
 LEVELS = ("clip", "frame", "text")
-_N_SHUFFLES = 20
-_NOT_FITTED = "retrieval predicts no value"
 _CUT_OFF = "an approximate index does not rank the whole gallery"
 
 
@@ -189,7 +187,7 @@ class _Table:
         self.asked, self.scored, self.relevance, self.options = asked, scored, relevance, options
         self.test = np.flatnonzero(scored.in_split("test"))
         rng = np.random.default_rng(self.seed("retrieve", "shuffled"))
-        shuffles = [shuffle_by_patient(scored.labels, scored.patients, rng) for _ in range(_N_SHUFFLES)]
+        shuffles = [shuffle_by_patient(scored.labels, scored.patients, rng) for _ in range(N_SHUFFLES)]
         self.labels = np.stack([scored.labels, *shuffles], axis=1)
         self.metadata = self._metadata()
 
@@ -222,7 +220,7 @@ class _Table:
             dim=X.shape[1],
             metrics=metrics,
             controls={
-                "mean": {name: Estimate(None, ci_reason=_NOT_FITTED) for name in metrics},
+                "mean": unanswered(metrics, NOT_FITTED),
                 "shuffled": self._shuffled(ranked, list(metrics)),
                 "random": self._estimates({name: of[:, 0] for name, of in unranked.items()})[0],
                 "metadata": self.metadata,

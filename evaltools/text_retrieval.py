@@ -29,14 +29,12 @@ from evaltools.features import VectorSource, pool_vectors, require_pool
 from evaltools.metrics import Codes, Floats
 from evaltools.prompt_bank import BankSource, TaskPrompts, match_classes, read_prompts, require_dims
 from evaltools.resample import Estimate, estimate_metrics, interval_refusal, patient_codes
-from evaltools.retrieval import Relevance, Retrieval
+from evaltools.retrieval import N_SHUFFLES, NOT_FITTED, Relevance, Retrieval, unanswered
 from evaltools.retrieve import RetrieveOptions
 from evaltools.task import Task
 
 __all__ = ["TextScorer", "retrieve_by_text"]
 
-_N_SHUFFLES = 20
-_NOT_FITTED = "retrieval predicts no value"
 _NO_WORDS = "facts of the recording cannot be compared with words"
 
 
@@ -201,7 +199,7 @@ class _Table:
         classes = scored.labels.astype(str) if scored.task.kind == "classification" else None
         self.refusal = interval_refusal(self.patients, classes)
         rng = np.random.default_rng(self.seed("retrieve by text", "shuffled"))
-        self.shuffles = [shuffle_by_patient(scored.labels, scored.patients, rng) for _ in range(_N_SHUFFLES)]
+        self.shuffles = [shuffle_by_patient(scored.labels, scored.patients, rng) for _ in range(N_SHUFFLES)]
 
     def seed(self, *purpose: str | int) -> int:
         return derive_seed(self.scored.dataset, self.scored.task.name, *purpose, self.options.seed)
@@ -237,7 +235,7 @@ class _Table:
             dim=X.shape[1],
             metrics=metrics,
             controls={
-                "mean": _refused(metrics, _NOT_FITTED),
+                "mean": unanswered(metrics, NOT_FITTED),
                 "shuffled": self._shuffled(asked, order),
                 "random": estimate_metrics(
                     random,
@@ -246,7 +244,7 @@ class _Table:
                     seed=self.seed("bootstrap"),
                     refusal=self.refusal,
                 ),
-                "metadata": _refused(metrics, _NO_WORDS),
+                "metadata": unanswered(metrics, _NO_WORDS),
             },
             n_expected=len(relevant),
             n_scored=int(relevant.sum()),
@@ -291,7 +289,3 @@ class _Table:
             low, high = np.quantile(means, [0.025, 0.975])
             estimates[name] = Estimate(float(means.mean()), float(low), float(high))
         return estimates
-
-
-def _refused(names: Any, reason: str) -> dict[str, Estimate]:
-    return {name: Estimate(None, ci_reason=reason) for name in names}

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from array_bank import ArrayBank
 from scipy.stats import pearsonr, spearmanr
 
 from embedstore import Manifest
@@ -28,20 +28,9 @@ MakeManifest = Callable[..., Manifest]
 Make = Callable[..., Any]
 
 
-@dataclass
-class Bank:
-    """Prompts of views and of LVEF, from arrays."""
-
-    vectors: np.ndarray
-    rows: pa.Table
-    name: str = "words"
-    encoder: str = "toy-encoder"
-    spec: dict[str, Any] = field(default_factory=lambda: {"bank_digest": "b" * 64})
-
-
-def bank_of(vectors: np.ndarray, labels: list[str | None], values: list[float | None]) -> Bank:
+def bank_of(vectors: np.ndarray, labels: list[str | None], values: list[float | None]) -> ArrayBank:
     tasks = ["lvef" if label is None else "view" for label in labels]
-    return Bank(vectors, pa.table({
+    return ArrayBank(vectors, pa.table({
         "task": tasks,
         "prompt": [f"{label or value}" for label, value in zip(labels, values, strict=True)],
         "label": pa.array(labels, pa.string()),
@@ -50,7 +39,7 @@ def bank_of(vectors: np.ndarray, labels: list[str | None], values: list[float | 
     }))  # fmt: skip
 
 
-def knowing_bank(source: Any, manifest: Manifest) -> Bank:
+def knowing_bank(source: Any, manifest: Manifest) -> ArrayBank:
     """Prompts that point where the clips of a view, and of an LVEF, lie."""
     at = {clip: row for row, clip in enumerate(source.index.column("clip_id").to_pylist())}
     rows = [at[clip] for clip in manifest.clip_ids]

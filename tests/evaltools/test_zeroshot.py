@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from array_bank import ArrayBank
 
 from embedstore import Manifest
 from embedstore.errors import ContentError, MissingVectorsError, UnknownNameError, VectorError
@@ -25,20 +25,9 @@ MakeManifest = Callable[..., Manifest]
 Make = Callable[..., Any]
 
 
-@dataclass
-class FakeBank:
-    """What `evaltools.prompt_bank.BankSource` asks for, from arrays."""
-
-    vectors: np.ndarray
-    rows: pa.Table
-    name: str = "words"
-    encoder: str = "toy-encoder"
-    spec: dict[str, Any] = field(
-        default_factory=lambda: {"bank_digest": "b" * 64, "logit_scale": 50.0, "tokenizer": {"kind": "toy"}}
-    )
-
-
-def _bank(vectors: np.ndarray, rows: list[tuple[str, str | None, float | None, int | None]], **more: Any) -> FakeBank:
+def _bank(
+    vectors: np.ndarray, rows: list[tuple[str, str | None, float | None, int | None]], **more: Any
+) -> ArrayBank:
     tasks, labels, values, templates = zip(*rows, strict=True)
     table = pa.table({
         "task": pa.array(tasks, pa.string()),
@@ -47,7 +36,7 @@ def _bank(vectors: np.ndarray, rows: list[tuple[str, str | None, float | None, i
         "value": pa.array(values, pa.float64()),
         "template": pa.array(templates, pa.int64()),
     })  # fmt: skip
-    return FakeBank(vectors, table, **more)
+    return ArrayBank(vectors, table, **more)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -63,7 +52,7 @@ def _frames_of(source: Any, clip_ids: Any) -> list[np.ndarray]:
     ]
 
 
-def _value_bank(dim: int, seed: int = 3) -> FakeBank:
+def _value_bank(dim: int, seed: int = 3) -> ArrayBank:
     rng = np.random.default_rng(seed)
     rows = [("lvef", None, float(value), template) for value in range(0, 101, 2) for template in (0, 1)]
     return _bank(rng.normal(size=(len(rows), dim)), rows)
@@ -144,7 +133,7 @@ def test_softmax_takes_the_logit_scale_and_one_vector_a_class(make_manifest: Mak
         zeroshot_manifest([(source, bank)], manifest, task=VIEW, options=options)
 
 
-def _sex_bank(dim: int = 12) -> FakeBank:
+def _sex_bank(dim: int = 12) -> ArrayBank:
     labels = ["F", "F", "F", "M", "M"]
     return _bank(np.random.default_rng(8).normal(size=(5, dim)), [("sex", label, None, None) for label in labels])
 
@@ -271,7 +260,7 @@ def test_each_prompt_alone_and_left_out(make_manifest: MakeManifest, make_source
     found = result.to_dict()["ablation"]
     assert [one["change"] for one in found] == ["alone", "left-out"] * 5
     keep = [0, 3, 4]  # the first F prompt alone, all of M
-    part = FakeBank(bank.vectors[keep], bank.rows.take(keep))
+    part = ArrayBank(bank.vectors[keep], bank.rows.take(keep))
     (alone,) = zeroshot_manifest(
         [(source, part)], manifest, task=SEX, options=ZeroShotOptions(controls=False, draws=0)
     )
