@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedstore.described_folder import DescribedFolder, StagedFolder, read_description
+from embedstore.disk import storage_errors
 from embedstore.encoder import ACTIVATIONS, split_title
 from embedstore.errors import AmbiguousNameError, ContentError, FormatError, UnknownNameError
-from embedstore.files import storage_errors
 from embedstore.layout import BANK_ARRAY, BANK_ROWS_FILE, BANK_TABLES, DESCRIPTION_FILE
 from embedstore.shards import ArrayWriter, cast_for_storage
 from embedstore.vector_array import VectorArray

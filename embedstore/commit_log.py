@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError, StorageError, UnconfirmedError
-from embedstore.files import confirm_names, create_file, mark_used, read_file, replace_file, storage_errors
+from embedstore.files import create_file, mark_used, read_file, replace_file
+from embedstore.folders import confirm_names
 from embedstore.history import LogEntry, Snapshot
 from embedstore.identity import sha256_hex
 from embedstore.json_files import read_sealed_json, seal_json

@@ -18,8 +18,10 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError, FormatError
-from embedstore.files import FileRecord, fsync_folder, read_file, rename_folder, storage_errors, write_file
+from embedstore.files import FileRecord, read_file, write_file
+from embedstore.folders import fsync_folder, rename_folder
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.json_files import parse_json, read_sealed_json, seal_json
 from embedstore.layout import DESCRIPTION_FILE, FORMAT_VERSION, PROVENANCE_FILE, STAGING_PREFIX

@@ -1,4 +1,4 @@
-"""Every write of a store: whole file, fsync, hash, create-only link. One place to inject faults.
+"""Every write of a file of a store: whole file, fsync, hash, create-only link.
 
 A file appears under its name only when it is complete and on disk: it is written beside its place under a
 temporary name, fsynced, linked (which fails where the name is taken) or renamed, and its folder fsynced.
@@ -11,34 +11,29 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import FormatError, StorageError, UnconfirmedError
-from embedstore.layout import TRASH_PREFIX
+from embedstore.disk import announce, storage_errors
+from embedstore.errors import FormatError
+from embedstore.folders import confirm_names
 from embedstore.scratch import ScratchFile
 from embedstore.stream_digest import StreamDigest
 
 __all__ = [
     "FileRecord",
     "HashingFile",
-    "confirm_names",
     "create_file",
-    "fsync_folder",
     "hash_file",
     "link_file",
     "mark_used",
     "read_file",
     "remove_file",
-    "remove_folder",
-    "rename_folder",
     "replace_file",
     "scratch_file",
-    "storage_errors",
-    "trash_folder",
     "write_file",
 ]
 
@@ -47,24 +42,6 @@ _BLOCK_BYTES = 1 << 20
 _AHEAD_BYTES = 8 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
-# Tests set this to a function of (operation, path) that may raise; operations are open, write, fsync, link,
-# rename, unlink, touch and scratch.
-fault_hook: Callable[[str, Path], None] | None = None
-
-_SENTENCES = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "the operation is not permitted",
-    errno.EIO: "the disk reported an input/output error",
-    errno.ENOENT: "the file or folder is not there",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.EISDIR: "the path is a folder, not a file",
-    errno.EFBIG: "the file would exceed the size limit",
-    errno.ESTALE: "the network file system went away",
-}
-
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -72,26 +49,6 @@ class FileRecord:
 
     size: int
     sha256: str
-
-
-def _fault(operation: str, path: Path) -> None:
-    if fault_hook is not None:
-        fault_hook(operation, path)
-
-
-def _cause(error: OSError) -> str:
-    return _SENTENCES.get(error.errno or 0, error.strerror or str(error))
-
-
-@contextmanager
-def storage_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an `OSError` into one sentence that names the path and what failed."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot {doing} {path}: {_cause(error)}") from error
 
 
 class HashingFile(io.RawIOBase):
@@ -105,7 +62,7 @@ class HashingFile(io.RawIOBase):
         self._path = path
         self._digest = StreamDigest()
         self._size = self._sent = 0
-        _fault("open", path)
+        announce("open", path)
         self._file = path.open("xb", buffering=0)
         if private:
             os.fchmod(self._file.fileno(), 0o600)
@@ -118,7 +75,7 @@ class HashingFile(io.RawIOBase):
 
     def write(self, payload: Any) -> int:
         view = memoryview(payload).cast("B")
-        _fault("write", self._path)
+        announce("write", self._path)
         self._digest.update(view, meanwhile=self._write_all)
         self._size += len(view)
         if self._size - self._sent >= _AHEAD_BYTES:
@@ -142,7 +99,7 @@ class HashingFile(io.RawIOBase):
 
     def sync(self) -> None:
         """Bring the bytes to disk."""
-        _fault("fsync", self._path)
+        announce("fsync", self._path)
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -186,35 +143,8 @@ def write_file(path: Path, *, named: Path | None = None, private: bool = False) 
 def scratch_file(folder: Path) -> ScratchFile:
     """Open a file without a name on the disk of ``folder``, to append to and to map."""
     with storage_errors(folder, "write"):
-        _fault("scratch", folder)
-        return ScratchFile(folder, before_write=lambda: _fault("write", folder))
-
-
-def fsync_folder(folder: Path) -> None:
-    """Bring a folder's entries to disk."""
-    _fault("fsync", folder)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def confirm_names(path: Path) -> None:
-    """Bring to disk that ``path``, and whatever else is in its folder, has its name.
-
-    Raises
-    ------
-    UnconfirmedError
-        The disk refused; the file is there and can be read.
-    """
-    try:
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise UnconfirmedError(
-            f"{path} is written and can be read, but the disk did not confirm its name ({_cause(error)}), so a power "
-            "cut may still lose it; check the disk and run the same command again"
-        ) from error
+        announce("scratch", folder)
+        return ScratchFile(folder, before_write=lambda: announce("write", folder))
 
 
 def _write_temporary(path: Path, payload: bytes, *, private: bool = False) -> Path:
@@ -249,7 +179,7 @@ def create_file(path: Path, payload: bytes, *, private: bool = False) -> bool:
     with storage_errors(path, "write"):
         temporary = _write_temporary(path, payload, private=private)
         try:
-            _fault("link", path)
+            announce("link", path)
             is_new = _link_or_rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -279,7 +209,7 @@ def replace_file(path: Path, payload: bytes, *, private: bool = False) -> None:
     with storage_errors(path, "write"):
         temporary = _write_temporary(path, payload, private=private)
         try:
-            _fault("rename", path)
+            announce("rename", path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -289,7 +219,7 @@ def replace_file(path: Path, payload: bytes, *, private: bool = False) -> None:
 def link_file(source: Path, target: Path) -> bool:
     """Give ``source`` a second name; False where the file system cannot."""
     with storage_errors(target, "write"):
-        _fault("link", target)
+        announce("link", target)
         try:
             os.link(source, target)
         except OSError as error:
@@ -299,83 +229,17 @@ def link_file(source: Path, target: Path) -> bool:
         return True
 
 
-def rename_folder(staging: Path, target: Path) -> bool:
-    """Make a finished folder visible under its name; False where one of that name is already there.
-
-    Either way the name is on disk afterwards.
-
-    Raises
-    ------
-    StorageError
-        The disk refused; nothing of that name was made.
-    UnconfirmedError
-        The folder is there, but the disk did not confirm its name.
-    """
-    is_new = True
-    with storage_errors(target, "write"):
-        fsync_folder(staging)
-        _fault("rename", target)
-        try:
-            staging.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            is_new = False
-        confirm_names(target)
-    return is_new
-
-
 def remove_file(path: Path) -> None:
     """Remove a file that may already be gone."""
     with storage_errors(path, "remove"):
-        _fault("unlink", path)
+        announce("unlink", path)
         path.unlink(missing_ok=True)
-
-
-def trash_folder(folder: Path) -> Path:
-    """Take a folder out of sight in one step, for `remove_folder`; return its new name beside the old one."""
-    trash = folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
-    with storage_errors(folder, "remove"):
-        _fault("rename", folder)
-        folder.rename(trash)
-        fsync_folder(folder.parent)
-    return trash
-
-
-def remove_folder(folder: Path, *, in_place: bool = False) -> None:
-    """Delete a folder with all that is in it; what another process deletes meanwhile is no error.
-
-    A folder under its own name is first taken out of sight, so that nobody ever sees a half of it; unless it is
-    deleted ``in_place``, because nobody looks for it under that name but whoever clears it.
-    """
-    if not in_place and not folder.name.startswith(TRASH_PREFIX):
-        try:
-            folder = trash_folder(folder)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return
-            raise
-    with storage_errors(folder, "remove"):
-        walked = () if folder.is_symlink() else os.walk(folder, topdown=False, followlinks=False)
-        for root, folders, names in walked:
-            for name in (*names, *folders):
-                _remove_entry(Path(root, name))
-        _remove_entry(folder)
-
-
-def _remove_entry(path: Path) -> None:
-    _fault("unlink", path)
-    with suppress(FileNotFoundError):
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        else:
-            path.unlink()
 
 
 def mark_used(path: Path) -> bool:
     """Set the modification time of a file or folder to now, so that gc lets it be; False where it is not there."""
     with storage_errors(path, "mark"):
-        _fault("touch", path)
+        announce("touch", path)
         try:
             os.utime(path)
         except FileNotFoundError:

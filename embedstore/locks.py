@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import BusyError
-from embedstore.files import storage_errors
 
 __all__ = ["folder_lock", "host_lock", "is_locked"]
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, VectorError
-from embedstore.files import FileRecord, HashingFile, link_file, storage_errors, write_file
+from embedstore.files import FileRecord, HashingFile, link_file, write_file
 
 if TYPE_CHECKING:
     from embedstore.vector_array import VectorArray

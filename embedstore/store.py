@@ -9,6 +9,7 @@ from typing import Any
 
 from embedstore.bank import VectorBank, pick_bank
 from embedstore.commit_log import CommitLog
+from embedstore.disk import storage_errors
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.encoder import split_title
 from embedstore.errors import (
@@ -20,7 +21,7 @@ from embedstore.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from embedstore.files import create_file, hash_file, replace_file, storage_errors
+from embedstore.files import create_file, hash_file, replace_file
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.identity import canonical_json, sha256_hex
 from embedstore.json_files import read_json, seal_json

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
-from embedstore.files import scratch_file, storage_errors
+from embedstore.files import scratch_file
 
 __all__ = ["TableReader", "TableSpool", "rows_to_table", "table_bytes", "write_table"]
 

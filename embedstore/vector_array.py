@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
-from embedstore.files import storage_errors
 from embedstore.json_files import read_json
 from embedstore.shards import EMPTY, ArrayDescription, shard_index
 

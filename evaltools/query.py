@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from embedstore import Store
+from embedstore.disk import storage_errors
 from embedstore.errors import AmbiguousNameError, ContentError, UnknownNameError, VectorError, did_you_mean
-from embedstore.files import storage_errors
 from embedstore.where import parse_where
 from evaltools.closeness import ClipPoints, Space
 from evaltools.features import require_pool

@@ -13,7 +13,19 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import its own layer and those below it.
 LAYERS = [
-    {"abreast", "errors", "identity", "layout", "files", "json_files", "scratch", "stream_digest", "locks"},
+    {
+        "abreast",
+        "errors",
+        "identity",
+        "layout",
+        "disk",
+        "files",
+        "folders",
+        "json_files",
+        "scratch",
+        "stream_digest",
+        "locks",
+    },
     {"safe_yaml", "dataset", "spec", "encoder", "media", "where", "prompts", "weights_cache"},
     {"manifest"},
     {"shards", "vector_array", "tables", "described_folder"},

@@ -19,7 +19,8 @@ from embedstore.build.planned import PlannedClip
 from embedstore.build.units import Receipt, read_receipts
 from embedstore.embedding_set import FAILURES_SCHEMA, TABLE_SCHEMAS, EmbeddingSet, SetWriter
 from embedstore.errors import BusyError, CorruptionError, NothingDecodedError, StorageError
-from embedstore.files import remove_file, remove_folder
+from embedstore.files import remove_file
+from embedstore.folders import remove_folder
 from embedstore.history import SetEntry, Snapshot
 from embedstore.json_files import read_json
 from embedstore.layout import FAILURES_FILE, FRAME_INDEX_FILE, INDEX_FILE, WINDOW_INDEX_FILE

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError, EnvironmentFailure, HostileInputError, PolicyError, StorageError
-from embedstore.files import fsync_folder, storage_errors
+from embedstore.folders import fsync_folder
 from embedstore.locks import host_lock
 
 __all__ = ["Download", "download", "extract_member"]

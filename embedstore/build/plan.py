@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedstore.build.planned import PlannedClip, PlannedClips, UnitClips
+from embedstore.disk import storage_errors
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import CorruptionError, MediaError
-from embedstore.files import create_file, hash_file, storage_errors
+from embedstore.files import create_file, hash_file
 from embedstore.identity import canonical_json
 from embedstore.json_files import read_json
 from embedstore.layout import FORMAT_VERSION

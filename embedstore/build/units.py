@@ -17,9 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedstore.disk import storage_errors
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, WINDOW_INDEX_SCHEMA
 from embedstore.errors import CorruptionError
-from embedstore.files import FileRecord, create_file, fsync_folder, hash_file, storage_errors, write_file
+from embedstore.files import FileRecord, create_file, hash_file, write_file
+from embedstore.folders import fsync_folder
 from embedstore.identity import canonical_json
 from embedstore.json_files import read_json
 from embedstore.tables import rows_to_table, table_bytes

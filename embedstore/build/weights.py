@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from embedstore.build.download import Download, download, extract_member
+from embedstore.disk import storage_errors
 from embedstore.encoder import EncoderCard, resolve_string
 from embedstore.errors import CorruptionError, EnvironmentFailure, MissingExtraError, UnknownNameError
-from embedstore.files import hash_file, remove_file, storage_errors
+from embedstore.files import hash_file, remove_file
 from embedstore.identity import digest_json
 from embedstore.weights_cache import cached_path, is_offline
 

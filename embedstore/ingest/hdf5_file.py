@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, HostileInputError, MissingExtraError, StorageError
-from embedstore.files import storage_errors
 from embedstore.ingest.source import (
     CLIP_NAMES,
     FRAME_IDS_NAME,

@@ -6,8 +6,9 @@ import csv
 import io
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError
-from embedstore.files import read_file, storage_errors
+from embedstore.files import read_file
 from embedstore.ingest.source import ID_NAMES, the_one_of
 
 __all__ = ["read_id_table"]

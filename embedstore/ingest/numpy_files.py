@@ -18,8 +18,8 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, HostileInputError, UnknownNameError
-from embedstore.files import storage_errors
 from embedstore.ingest.id_table import read_id_table
 from embedstore.ingest.source import (
     BLOCK_BYTES,

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, HostileInputError, StorageError
-from embedstore.files import storage_errors
 from embedstore.ingest.source import (
     ID_NAMES,
     IngestSource,

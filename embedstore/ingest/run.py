@@ -17,10 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.embedding_set import SetWriter
 from embedstore.encoder import split_title
 from embedstore.errors import AmbiguousNameError, ContentError, UnknownNameError
-from embedstore.files import FileRecord, hash_file, storage_errors
+from embedstore.files import FileRecord, hash_file
 from embedstore.history import SetEntry, Snapshot
 from embedstore.ingest.content import Content
 from embedstore.ingest.join import Joined, join_source

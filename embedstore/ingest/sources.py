@@ -8,9 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
 
+from embedstore.disk import storage_errors
 from embedstore.encoder import resolve_string
 from embedstore.errors import FormatError, HostileInputError, StorageError, UnknownNameError
-from embedstore.files import storage_errors
 from embedstore.ingest.source import IngestSource
 
 __all__ = ["ENTRY_POINT_GROUP", "open_source"]

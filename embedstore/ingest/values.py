@@ -13,8 +13,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, VectorError
-from embedstore.files import storage_errors, write_file
+from embedstore.files import write_file
 from embedstore.ingest.keys import named
 from embedstore.ingest.source import PlainRows, SourceRows, rows_per_block
 

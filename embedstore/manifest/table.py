@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from embedstore.dataset import DatasetFacts
+from embedstore.disk import storage_errors
 from embedstore.errors import ManifestError, UnknownNameError, did_you_mean
-from embedstore.files import read_file, replace_file, storage_errors
+from embedstore.files import read_file, replace_file
 from embedstore.identity import digest_json
 from embedstore.manifest.cells import composed, read_cell, to_json_cells
 from embedstore.manifest.fields import (

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import StorageError, UnknownNameError
-from embedstore.files import hash_file, storage_errors
+from embedstore.files import hash_file
 from embedstore.identity import sha256_hex
 from embedstore.media.clip import DEFAULT_LIMITS, MediaProbe
 from embedstore.media.pool import WorkerPool

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import ContentError, UnknownNameError
-from embedstore.files import storage_errors
 from embedstore.identity import canonical_json
 from embedstore.json_files import read_json
 from embedstore.phantom.clip import Clip, plan_clip

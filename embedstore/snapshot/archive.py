@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from embedstore.disk import storage_errors
 from embedstore.errors import HostileInputError, UnknownNameError
-from embedstore.files import HashingFile, confirm_names, storage_errors, write_file
+from embedstore.files import HashingFile, write_file
+from embedstore.folders import confirm_names
 from embedstore.layout import STAGING_PREFIX
 from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_FILES, SIDE_FILES, SentSnapshot
 from embedstore.snapshot.paths import check_paths, path_name

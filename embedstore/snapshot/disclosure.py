@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
-from embedstore.files import create_file, storage_errors
+from embedstore.files import create_file
 from embedstore.json_files import read_sealed_json, seal_json
 from embedstore.layout import StoreLayout, log_number
 from embedstore.snapshot.pseudonyms import all_maps

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.bank import VectorBank
+from embedstore.disk import storage_errors
 from embedstore.embedding_set import EmbeddingSet
 from embedstore.errors import PolicyError, UnknownNameError
-from embedstore.files import FileRecord, read_file, rename_folder, storage_errors, write_file
+from embedstore.files import FileRecord, read_file, write_file
+from embedstore.folders import rename_folder
 from embedstore.history import SetEntry
 from embedstore.identity import sha256_hex
 from embedstore.json_files import seal_json

@@ -14,8 +14,10 @@ from pathlib import Path
 from threading import Event
 from typing import Self
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError, EnvironmentFailure, HostileInputError
-from embedstore.files import FileRecord, fsync_folder, hash_file, storage_errors
+from embedstore.files import FileRecord, hash_file
+from embedstore.folders import fsync_folder
 from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Broken, Remote
 from embedstore.snapshot.transfers import transfer_all
 

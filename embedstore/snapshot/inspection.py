@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError, EmbedstoreError, HostileInputError, StorageError
-from embedstore.files import FileRecord, storage_errors, write_file
+from embedstore.files import FileRecord, write_file
 from embedstore.snapshot.confinement import confine
 from embedstore.snapshot.describe import DOCUMENT_FILE, MAX_DOCUMENT_BYTES, SIDE_FILES, SIGNATURE_FILE, SentSnapshot
 from embedstore.snapshot.parts import SentFile

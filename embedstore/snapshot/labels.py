@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from embedstore.disk import storage_errors
 from embedstore.errors import ContentError, FormatError, UnknownNameError
-from embedstore.files import storage_errors
 from embedstore.layout import is_digest
 from embedstore.manifest import Manifest, ManifestField
 from embedstore.manifest.cells import composed, read_cell

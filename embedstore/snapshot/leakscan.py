@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from embedstore.files import storage_errors
+from embedstore.disk import storage_errors
 from embedstore.json_files import parse_json
 from embedstore.layout import is_digest
 from embedstore.snapshot.word_index import Matrix, WordIndex, base64_inside, hexadecimal, in_matrices

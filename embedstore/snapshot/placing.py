@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedstore.disk import storage_errors
 from embedstore.embedding_set import EmbeddingSet
-from embedstore.files import create_file, hash_file, read_file, rename_folder, storage_errors
+from embedstore.files import create_file, hash_file, read_file
+from embedstore.folders import rename_folder
 from embedstore.history import ManifestEntry, SetEntry
 from embedstore.json_files import seal_json
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot

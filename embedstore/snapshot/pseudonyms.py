@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, PolicyError, UnknownNameError
-from embedstore.files import read_file, replace_file, storage_errors
+from embedstore.files import read_file, replace_file
 from embedstore.identity import canonical_json, digest_json
 from embedstore.json_files import parse_json, seal_json
 from embedstore.layout import StoreLayout

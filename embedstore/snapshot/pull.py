@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import UnknownNameError
-from embedstore.files import create_file, read_file, remove_folder, replace_file, storage_errors
+from embedstore.files import create_file, read_file, replace_file
+from embedstore.folders import remove_folder
 from embedstore.locks import folder_lock
 from embedstore.snapshot.card import side_files
 from embedstore.snapshot.describe import (

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
-from embedstore.files import storage_errors
 from embedstore.json_files import read_sealed_json
 from embedstore.layout import StoreLayout, is_digest
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import BusyError, ContentError, UnknownNameError
-from embedstore.files import remove_folder, storage_errors
+from embedstore.folders import remove_folder
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX, StoreLayout
 from embedstore.locks import host_lock
 from embedstore.store import Store

@@ -11,8 +11,9 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
-from embedstore.files import create_file, storage_errors
+from embedstore.files import create_file
 from embedstore.json_files import read_sealed_json, seal_json
 from embedstore.layout import log_number
 from embedstore.snapshot.tags import Tag, list_tags

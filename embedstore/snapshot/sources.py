@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from embedstore.disk import storage_errors
 from embedstore.errors import HostileInputError
-from embedstore.files import storage_errors
 from embedstore.snapshot.archive import Member, data_offset, find_parts, listed_in, open_archive
 from embedstore.snapshot.describe import MAX_FILES
 from embedstore.snapshot.paths import check_path, check_paths

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
-from embedstore.files import FileRecord, fsync_folder, remove_folder, storage_errors, write_file
+from embedstore.files import FileRecord, write_file
+from embedstore.folders import fsync_folder, remove_folder
 from embedstore.locks import is_locked
 
 __all__ = ["copy_file", "copy_files", "staging_folder", "sync_folders"]

@@ -10,8 +10,9 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from embedstore.disk import storage_errors
 from embedstore.errors import AmbiguousNameError, ContentError, CorruptionError, UnknownNameError, did_you_mean
-from embedstore.files import create_file, storage_errors
+from embedstore.files import create_file
 from embedstore.json_files import read_sealed_json, seal_json
 from embedstore.layout import HEAD_NAME, is_digest, is_tag_name
 from embedstore.store import Store

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from embedstore.build.plan import BuildPlan
 from embedstore.build.units import Receipt, read_receipts
+from embedstore.disk import storage_errors
 from embedstore.errors import AmbiguousNameError, BusyError, StorageError, UnknownNameError
-from embedstore.files import storage_errors
 from embedstore.layout import is_digest
 from embedstore.locks import is_locked
 from embedstore.store import Store

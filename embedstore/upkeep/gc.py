@@ -24,7 +24,8 @@ from typing import Any
 
 from embedstore.build.lock import build_lock
 from embedstore.errors import BusyError
-from embedstore.files import mark_used, remove_file, remove_folder, trash_folder
+from embedstore.files import mark_used, remove_file
+from embedstore.folders import remove_folder, trash_folder
 from embedstore.locks import host_lock
 from embedstore.store import Store
 from embedstore.upkeep.builds import BuildState

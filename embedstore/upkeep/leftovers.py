@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import EmbedstoreError
-from embedstore.files import TEMPORARY_PREFIX, storage_errors
+from embedstore.files import TEMPORARY_PREFIX
 from embedstore.layout import STAGING_PREFIX, TRASH_PREFIX, is_digest
 from embedstore.locks import is_locked
 from embedstore.snapshot.references import needed, to_forget

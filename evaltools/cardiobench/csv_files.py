@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from embedstore.disk import storage_errors
 from embedstore.errors import FormatError, StorageError
-from embedstore.files import replace_file, storage_errors
+from embedstore.files import replace_file
 
 __all__ = ["read_csv", "write_csv"]
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedstore import Manifest, Store
+from embedstore.disk import storage_errors
 from embedstore.errors import ContentError, FormatError, StorageError, UnknownNameError
-from embedstore.files import storage_errors
 from evaltools.cardiobench.csv_files import write_csv
 from evaltools.cardiobench.ground_truth import Table, ground_truth_files
 from evaltools.cardiobench.layout import PredictionFile, files_of

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.files import replace_file, storage_errors
+from embedstore.disk import storage_errors
+from embedstore.files import replace_file
 from evaltools.report.curve_figure import draw_curve
 from evaltools.report.files import write_document
 from evaltools.report.text import aligned, format_number

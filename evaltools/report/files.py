@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedstore.files import replace_file, storage_errors
+from embedstore.disk import storage_errors
+from embedstore.files import replace_file
 from evaltools.report.figures import draw_result
 from evaltools.result import Predictions, Result, file_name
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embedstore.files import replace_file, storage_errors
+from embedstore.disk import storage_errors
+from embedstore.files import replace_file
 from evaltools.report.files import write_document
 from evaltools.result import file_name
 from evaltools.retrieval import Retrieval

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from embedstore import files
+from embedstore import disk, files, folders
 from embedstore.errors import CorruptionError, FormatError, StorageError, UnconfirmedError
 from embedstore.json_files import parse_json, read_sealed_json, seal_json
 from embedstore.stream_digest import StreamDigest
@@ -33,7 +33,7 @@ def test_a_failing_disk_leaves_nothing(
         if done == operation:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(files, "fault_hook", fault)
+    monkeypatch.setattr(disk, "fault_hook", fault)
     with pytest.raises(StorageError, match="entry") as refused:
         files.create_file(tmp_path / "entry", b"payload")
     assert "\n" not in str(refused.value)
@@ -63,9 +63,9 @@ def test_a_name_that_the_disk_does_not_confirm(tmp_path: Path, monkeypatch: pyte
         staging = tmp_path / "staging"
         staging.mkdir(exist_ok=True)
         (staging / "file").write_bytes(b"payload")
-        return files.rename_folder(staging, folder / "entry")
+        return folders.rename_folder(staging, folder / "entry")
 
-    monkeypatch.setattr(files, "fault_hook", fault)
+    monkeypatch.setattr(disk, "fault_hook", fault)
     with pytest.raises(UnconfirmedError, match="entry is written and can be read.*input/output error"):
         act()
     assert (folder / "entry").exists()
@@ -143,7 +143,7 @@ def test_what_fails_beside_a_block_is_raised(tmp_path: Path, monkeypatch: pytest
 def test_scratch_bytes_count_as_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each write that reaches a file without a name can fail, the last one too, which only mapping calls for."""
     seen: list[str] = []
-    monkeypatch.setattr(files, "fault_hook", lambda operation, path: seen.append(operation))
+    monkeypatch.setattr(disk, "fault_hook", lambda operation, path: seen.append(operation))
     scratch = files.scratch_file(tmp_path)
     scratch.append(b"ab")
     scratch.append(memoryview(b"cd"))
@@ -159,7 +159,7 @@ def test_scratch_bytes_count_as_writes(tmp_path: Path, monkeypatch: pytest.Monke
         if operation == "write":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "fault_hook", full)
+    monkeypatch.setattr(disk, "fault_hook", full)
     scratch = files.scratch_file(tmp_path)
     scratch.append(b"ab")
     with pytest.raises(OSError, match="No space"):

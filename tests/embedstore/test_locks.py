@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from embedstore import files, locks
+from embedstore import disk, locks
 from embedstore.errors import BusyError, StorageError
-from embedstore.files import mark_used, remove_folder, trash_folder
+from embedstore.files import mark_used
+from embedstore.folders import remove_folder, trash_folder
 from embedstore.locks import host_lock, is_locked
 
 
@@ -80,7 +81,7 @@ def test_a_folder_disappears_in_one_step(tmp_path: Path, monkeypatch: pytest.Mon
     (folder / "clips" / "c").mkdir(parents=True)
     (folder / "clips" / "c" / "0").write_bytes(b"x")
     seen: list[tuple[str, bool]] = []
-    monkeypatch.setattr(files, "fault_hook", lambda operation, path: seen.append((operation, folder.exists())))
+    monkeypatch.setattr(disk, "fault_hook", lambda operation, path: seen.append((operation, folder.exists())))
     remove_folder(folder)
     assert list(tmp_path.iterdir()) == []
     assert [operation for operation, _ in seen] == ["rename", "fsync", *["unlink"] * 4]
@@ -112,7 +113,7 @@ def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         if operation == "unlink":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(files, "fault_hook", refuse)
+    monkeypatch.setattr(disk, "fault_hook", refuse)
     with pytest.raises(StorageError, match="cannot remove .*: the file system is read-only"):
         remove_folder(folder)
     monkeypatch.undo()

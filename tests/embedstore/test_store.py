@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import embedstore
-from embedstore import files
+from embedstore import disk
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.errors import (
     AmbiguousNameError,
@@ -215,7 +215,7 @@ def test_a_disk_that_fails_when_the_commit_is_made(
             if broken and seen == failing:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files, "fault_hook", fault)
+    monkeypatch.setattr(disk, "fault_hook", fault)
     with pytest.raises(StorageError, match=words) as failed:
         store.add_manifest(manifest())
     assert "commit 1 is made" in failed.value.__notes__[0]

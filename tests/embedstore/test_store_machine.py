@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from read_once import age_everything, forget_all, is_known, make_known, read_files_once, stamps_of
 from small_sets import content_of, expected_content, kill_at, manifest_of, spec_of, where_found, write_set
 
-from embedstore import files
+from embedstore import disk
 from embedstore.errors import ContentError, StorageError, UnknownNameError
 from embedstore.snapshot.diff import diff_snapshots
 from embedstore.snapshot.references import needed
@@ -106,7 +106,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.build(dataset, "small", versions, frozenset({1}), kill=None, fail=None)
 
     def teardown(self) -> None:
-        files.fault_hook = None
+        disk.fault_hook = None
         forget_all()
         # Whatever was read once while it stayed the same is read again at the end.
         outcome = verify_store(self.store, quick=False)
@@ -153,14 +153,14 @@ class StoreMachine(RuleBasedStateMachine):
             if seen == fail:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        files.fault_hook = hook
+        disk.fault_hook = hook
         try:
             act()
         except StorageError as error:
             assert "the disk is full" in str(error)
             return False
         finally:
-            files.fault_hook = None
+            disk.fault_hook = None
         return True
 
     # -- rules ----------------------------------------------------------------------------------------------

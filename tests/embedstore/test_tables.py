@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedstore import files
+from embedstore import disk
 from embedstore.errors import CorruptionError, StorageError
 from embedstore.tables import TableReader, TableSpool, table_bytes, write_table
 
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.Monk
             spool.append(make_table(n_rows))
             spool.table()
 
-    monkeypatch.setattr(files, "fault_hook", counted)
+    monkeypatch.setattr(disk, "fault_hook", counted)
     fail = 0
     act()
     for fail in range(1, seen + 1):  # noqa: B007 - read by the hook

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import embedstore.build.plan
-from embedstore import files
+from embedstore import disk
 from embedstore.build.run import BuildRequest, build_sets
 from embedstore.errors import EmbedstoreError
 from embedstore.store import Store
@@ -26,7 +26,7 @@ def _kill_at(number: int) -> None:
         if seen == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    files.fault_hook = hook
+    disk.fault_hook = hook
 
 
 def _fail_at(operation: str, code: str, number: int) -> None:
@@ -38,7 +38,7 @@ def _fail_at(operation: str, code: str, number: int) -> None:
         if done == operation and seen == number:
             raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
 
-    files.fault_hook = hook
+    disk.fault_hook = hook
 
 
 def count_operations(store: Path) -> dict[str, int]:
@@ -48,11 +48,11 @@ def count_operations(store: Path) -> dict[str, int]:
     def hook(operation: str, path: Path) -> None:
         counts[operation] = counts.get(operation, 0) + 1
 
-    files.fault_hook = hook
+    disk.fault_hook = hook
     try:
         build(store)
     finally:
-        files.fault_hook = None
+        disk.fault_hook = None
     return counts
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from embedstore import files
+from embedstore import disk
 from embedstore.embedding_set import (
     FAILURES_SCHEMA,
     FRAME_INDEX_SCHEMA,
@@ -178,18 +178,18 @@ def _holds(path: Path, words: Sequence[str]) -> bool:
 
 
 def count_operations(act: Callable[[], object]) -> int:
-    """Run and count the operations on files that embedstore.files makes."""
+    """Run and count the operations on files and folders, as `embedstore.disk` announces them."""
     seen = 0
 
     def hook(operation: str, path: Path) -> None:
         nonlocal seen
         seen += 1
 
-    files.fault_hook = hook
+    disk.fault_hook = hook
     try:
         act()
     finally:
-        files.fault_hook = None
+        disk.fault_hook = None
     return seen
 
 
@@ -206,7 +206,7 @@ def kill_at(number: int, act: Callable[[], object]) -> bool:
                 os._exit(9)
 
         try:
-            files.fault_hook = hook
+            disk.fault_hook = hook
             act()
             status = 0
         finally:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from embedstore.build.launchers.worker import LaunchRequest, WorkerEnd, read_end, worker_command
-from embedstore.files import storage_errors
+from embedstore.disk import storage_errors
 
 __all__ = ["run_local", "visible_gpus"]
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+from embedstore.disk import storage_errors
 from embedstore.errors import HostileInputError
-from embedstore.files import TEMPORARY_PREFIX, FileRecord, fsync_folder, hash_file, storage_errors
+from embedstore.files import TEMPORARY_PREFIX, FileRecord, hash_file
+from embedstore.folders import fsync_folder
 from embedstore.locks import folder_lock, is_locked
 from embedstore.snapshot.remotes.remote import BLOCK_BYTES, Stream
 

@@ -16,7 +16,7 @@ from stub_encoder import STUB
 
 import embedstore.build.banks
 import embedstore.build.run
-from embedstore import files
+from embedstore import disk
 from embedstore.build.bank_owner import BankOwner
 from embedstore.build.banks import BankOutcome, embed_banks
 from embedstore.build.run import BuildRequest, Progress, build_sets
@@ -105,11 +105,11 @@ def test_a_disk_that_fails_is_no_missing_tokenizer(store: Store, monkeypatch: py
         if operation == "write" and path.name == "rows.parquet":
             raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(files, "fault_hook", full)
+    monkeypatch.setattr(disk, "fault_hook", full)
     with pytest.raises(StorageError, match="disk is full"):
         embed_banks(store, [owner()])
     assert list(store.layout.prompts.iterdir()) == []
-    monkeypatch.setattr(files, "fault_hook", None)
+    monkeypatch.setattr(disk, "fault_hook", None)
     assert [outcome.status for outcome in embed_banks(store, [owner()])] == ["made", "made"]
 
 

@@ -242,6 +242,6 @@ def test_stores_that_are_there_are_not_there_or_are_no_stores(
         if operation == "open":
             raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("embedstore.files.fault_hook", read_only)
+    monkeypatch.setattr("embedstore.disk.fault_hook", read_only)
     refused = by_name(check_store(store))["store"]
     assert refused.status == "problem" and "the file system is read-only" in refused.message

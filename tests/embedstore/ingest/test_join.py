@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_no_trace_and_the_next_run_completes(lab: Any, monkey
                 raise OSError(errno.ENOSPC, "full", str(path))
 
         with monkeypatch.context() as patched:
-            patched.setattr("embedstore.files.fault_hook", fault)
+            patched.setattr("embedstore.disk.fault_hook", fault)
             try:
                 expected = lab.ingest(source).set_id
             except StorageError as error:

@@ -17,7 +17,7 @@ from small_banks import add_bank
 from small_sets import add_set, drop_sets, expected_content, manifest_of, run_program, spec_of, write_set
 
 from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, EmbeddingSet, SetWriter
-from embedstore.files import remove_folder
+from embedstore.folders import remove_folder
 from embedstore.snapshot import diff as diff_module
 from embedstore.snapshot.diff import LEAST_COSINE, RELATIVE_TOLERANCE, diff_sets, diff_snapshots
 from embedstore.spec import EncoderSpec

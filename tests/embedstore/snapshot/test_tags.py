@@ -9,7 +9,7 @@ import pytest
 from small_sets import add_set, drop_sets, manifest_of, run_program
 
 from embedstore.errors import AmbiguousNameError, ContentError, CorruptionError, UnknownNameError
-from embedstore.files import remove_folder
+from embedstore.folders import remove_folder
 from embedstore.json_files import seal_json
 from embedstore.snapshot.tags import create_tag, delete_tag, find_snapshot, list_tags
 from embedstore.store import Store

@@ -12,7 +12,7 @@ import pytest
 from small_sets import add_set, manifest_of, n_rows_of, spec_of
 
 from embedstore.abreast import map_abreast
-from embedstore.files import remove_folder
+from embedstore.folders import remove_folder
 from embedstore.json_files import seal_json
 from embedstore.snapshot.tags import create_tag, delete_tag
 from embedstore.snapshot.verify import _is_finite, verify_store
