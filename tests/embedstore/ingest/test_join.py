@@ -17,8 +17,14 @@ from hypothesis import strategies as st
 
 from embedstore.build.run import BuildOutcome
 from embedstore.embedding_set import FAILURES_SCHEMA, INDEX_SCHEMA, SetWriter
-from embedstore.errors import AmbiguousNameError, ContentError, ManifestError, UnknownNameError, VectorError
-from embedstore.files import StorageError
+from embedstore.errors import (
+    AmbiguousNameError,
+    ContentError,
+    ManifestError,
+    StorageError,
+    UnknownNameError,
+    VectorError,
+)
 from embedstore.ingest import IngestProgress, IngestRequest, IngestSource, SourceRows, ingest_vectors
 from embedstore.ingest.join import join_source
 from embedstore.ingest.keys import RowKeys
