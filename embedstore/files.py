@@ -12,12 +12,12 @@ import io
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedstore.disk import announce, storage_errors
+from embedstore.disk import SendAhead, announce, storage_errors
 from embedstore.errors import FormatError
 from embedstore.folders import confirm_names
 from embedstore.scratch import ScratchFile
@@ -39,7 +39,6 @@ __all__ = [
 
 TEMPORARY_PREFIX = ".partial-"
 _BLOCK_BYTES = 1 << 20
-_AHEAD_BYTES = 8 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -61,9 +60,10 @@ class HashingFile(io.RawIOBase):
         super().__init__()
         self._path = path
         self._digest = StreamDigest()
-        self._size = self._sent = 0
+        self._size = 0
         announce("open", path)
         self._file = path.open("xb", buffering=0)
+        self._ahead = SendAhead(self._file.fileno())
         if private:
             os.fchmod(self._file.fileno(), 0o600)
 
@@ -78,24 +78,13 @@ class HashingFile(io.RawIOBase):
         announce("write", self._path)
         self._digest.update(view, meanwhile=self._write_all)
         self._size += len(view)
-        if self._size - self._sent >= _AHEAD_BYTES:
-            self._send_ahead()
+        self._ahead.written(self._size)
         return len(view)
 
     def _write_all(self, view: memoryview) -> None:
         done = 0
         while done < len(view):
             done += self._file.write(view[done:]) or 0
-
-    def _send_ahead(self) -> None:
-        """Let the kernel begin to bring to disk what was written since the last time, so that fsync waits for less.
-
-        That is what Linux makes of "not needed" for pages that are not on disk yet (mm/fadvise.c); it keeps them.
-        """
-        if hasattr(os, "posix_fadvise"):
-            with suppress(OSError):  # a hint: what the disk refuses is told by fsync
-                os.posix_fadvise(self._file.fileno(), self._sent, self._size - self._sent, os.POSIX_FADV_DONTNEED)
-        self._sent = self._size
 
     def sync(self) -> None:
         """Bring the bytes to disk."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Self
 
-from embedstore.disk import storage_errors
+from embedstore.disk import SendAhead, storage_errors
 from embedstore.errors import CorruptionError, EnvironmentFailure, HostileInputError
 from embedstore.files import FileRecord, hash_file
 from embedstore.folders import fsync_folder
@@ -287,6 +287,7 @@ class _Partial:
         self._tell, self._told = options.on_bytes, 0
         # Unbuffered: what comes is large, and lies in one place already.
         self._handle = wanted.partial.open("a+b", buffering=0)
+        self._ahead = SendAhead(self.fileno())
         if os.fstat(self.fileno()).st_size > wanted.record.size:
             self._handle.truncate(0)
         self._handle.seek(0)
@@ -315,6 +316,7 @@ class _Partial:
         while done < len(block):
             done += self._handle.write(block[done:])
         self._add(block)
+        self._ahead.written(self.have)
 
     def uncount(self) -> None:
         """Take back what the user was told: the next attempt tells it again."""
@@ -326,3 +328,4 @@ class _Partial:
         self.uncount()
         self._handle.truncate(0)
         self.digest, self.have = hashlib.sha256(), 0
+        self._ahead = SendAhead(self.fileno())

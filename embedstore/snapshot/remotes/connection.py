@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -181,7 +181,18 @@ class _PlainHandler(_Opens, urllib.request.HTTPHandler):
 
 
 class _SecureHandler(_Opens, urllib.request.HTTPSHandler):
-    pass
+    def __init__(self, live: LiveAnswers) -> None:
+        super().__init__(live, context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # trusts nobody, and is not used
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        """This machine's certificates, read once and only for HTTPS: that takes longer than a small file."""
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(http.client.HTTPSConnection, req, context=self._trust)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -231,6 +242,4 @@ def _leads_inside(host: str | None) -> bool:
 
 def make_opener(live: LiveAnswers) -> urllib.request.OpenerDirector:
     """Return an opener; proxies that the environment names are used, since hospital networks have them."""
-    context = ssl.create_default_context()  # once: reading the certificates takes longer than a small file
-    context.set_alpn_protocols(["http/1.1"])
-    return urllib.request.build_opener(_PlainHandler(live), _SecureHandler(live, context=context), _Redirects())
+    return urllib.request.build_opener(_PlainHandler(live), _SecureHandler(live), _Redirects())
