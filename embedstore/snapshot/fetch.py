@@ -288,12 +288,11 @@ class _Partial:
         # Unbuffered: what comes is large, and lies in one place already.
         self._handle = wanted.partial.open("a+b", buffering=0)
         self._ahead = SendAhead(self.fileno())
-        if os.fstat(self.fileno()).st_size > wanted.record.size:
+        there = os.fstat(self.fileno()).st_size
+        if there > wanted.record.size:
             self._handle.truncate(0)
-        self._handle.seek(0)
-        buffer = memoryview(bytearray(BLOCK_BYTES))
-        while count := self._handle.readinto(buffer):
-            self._add(buffer[:count])
+        elif there:
+            self._read()
 
     def __enter__(self) -> Self:
         return self
@@ -309,6 +308,13 @@ class _Partial:
         self.have += len(block)
         self._told += len(block)
         self._tell(len(block))
+
+    def _read(self) -> None:
+        """Hash what an earlier attempt left."""
+        self._handle.seek(0)
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while count := self._handle.readinto(buffer):
+            self._add(buffer[:count])
 
     def append(self, block: memoryview) -> None:
         """Write a block and hash it while it is in the processor's cache."""

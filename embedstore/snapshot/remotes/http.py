@@ -186,7 +186,7 @@ def _begins_at(answer: Any, start: int) -> int:
 def _blocks(answer: Any) -> Iterator[memoryview]:
     """Yield what comes, from one buffer that is filled again and again."""
     left: int | None = answer.length
-    buffer = memoryview(bytearray(BLOCK_BYTES))
+    buffer = memoryview(bytearray(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left)))
     while left is None or left > 0:
         count, broken = _fill(answer, buffer if left is None else buffer[:left])
         if left is not None:
