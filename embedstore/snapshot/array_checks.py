@@ -98,7 +98,9 @@ def odd_vectors(opened: EmbeddingSet, *, without: Collection[int] = ()) -> list[
     for whole in raw.blocks(0, len(raw)):
         block = whole[is_seen[at : at + len(whole)]]
         at += len(whole)
-        block = block + block.dtype.type(0)  # one zero, not two
+        # One zero, not two: in the bits, since adding 0.0 to float16 takes 70 times as long.
+        bits = block.view(np.dtype(f"<u{block.itemsize}"))
+        bits[bits == 1 << (8 * block.itemsize - 1)] = 0
         vectors.append(block.view(np.dtype((np.void, block.shape[1] * block.itemsize))).ravel())
         lengths.append(np.linalg.norm(block.astype(np.float64), axis=1))
     if not lengths:

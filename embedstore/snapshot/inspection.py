@@ -49,7 +49,7 @@ class Inspection:
     Attributes
     ----------
     source : Path or None
-        A folder or archive; None where the files already lie in quarantine.
+        A folder or archive; None where the files already lie in quarantine, each proven by its digest as it came.
     quarantine : Path
         An empty folder, or the one in which they lie.
     selection : Selection
@@ -146,7 +146,7 @@ def _check_listing(
 
 
 class _Copier:
-    """Copies listed files into quarantine, hashing, stopping at the listed size; or only hashes what lies there."""
+    """Copies listed files into quarantine, hashing, stopping at the listed size; or only looks at what lies there."""
 
     def __init__(self, source: SnapshotSource, quarantine: Path, *, is_there: bool) -> None:
         self._source, self._quarantine, self._is_there = source, quarantine, is_there
@@ -162,8 +162,10 @@ class _Copier:
                 pass
 
     def _copy_one(self, file: SentFile, check: Any) -> None:
-        found = self._hash(file, check) if self._is_there else self._write(file, check)
-        if found != file.record:
+        if self._is_there:
+            if check is not None:
+                self._look(file, check)
+        elif self._write(file, check) != file.record:
             raise CorruptionError(f"{file.path} of the snapshot is not the file that its {DOCUMENT_FILE} lists")
 
     def _blocks(self, file: SentFile, check: Any) -> Iterator[memoryview]:
@@ -180,14 +182,9 @@ class _Copier:
                 handle.write(block)
         return handle.record
 
-    def _hash(self, file: SentFile, check: Any) -> FileRecord:
-        import hashlib
-
-        digest, size = hashlib.sha256(), 0
-        for block in self._blocks(file, check):
-            digest.update(block)
-            size += len(block)
-        return FileRecord(size, digest.hexdigest())
+    def _look(self, file: SentFile, check: Any) -> None:
+        for _ in self._blocks(file, check):
+            pass
 
 
 def answer(request: Mapping[str, Any], *, is_child: bool) -> dict[str, Any]:

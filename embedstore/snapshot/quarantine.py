@@ -88,7 +88,7 @@ class Quarantine:
     """The folder, and `inspect`.
 
     A transfer that brings files itself (a pull) writes ``manifest.json`` and the files of a selection below `folder`,
-    each under its path, and then calls `inspect` without a source.
+    each under its path once its digest is right, and then calls `inspect` without a source.
     """
 
     folder: Path
@@ -106,7 +106,8 @@ class Quarantine:
         Parameters
         ----------
         source : Path or None
-            Folder or archive; None where the files already lie in `folder`.
+            Folder or archive; None where the files already lie in `folder`, each proven by its digest as it came:
+            they are not hashed again.
         selection : Selection, optional
             What to take of it; all without.
         is_partial : bool

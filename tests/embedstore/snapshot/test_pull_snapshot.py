@@ -66,6 +66,24 @@ def test_what_was_fetched_serves_the_next_attempt(exported: Path, served: FaultS
     assert len(store.entries()) == 2 and not transfers(store)
 
 
+def test_what_changed_since_an_attempt_is_fetched_again(exported: Path, served: FaultServer, tmp_path: Path) -> None:
+    store, other = Store.create(tmp_path / "b"), Store.create(tmp_path / "c")
+    served.fail("500", only=r"small.*clips/c/0/0")
+    with pytest.raises(EnvironmentFailure):
+        pull_snapshot(store, open_remote(served.url), options=FetchOptions(n_parallel=1, attempts=1))
+    served.fail(None)
+    (left,) = transfers(store)
+    shards = [path for path in left.rglob("0") if path.is_file()]
+    assert shards
+    for path in shards:
+        payload = bytearray(path.read_bytes())
+        payload[0] ^= 1  # still finite: only its digest tells
+        path.write_bytes(payload)
+    pull_snapshot(store, open_remote(served.url), options=QUICK)
+    import_snapshot(other, exported)
+    assert tree_bytes(store.layout.sets) == tree_bytes(other.layout.sets)
+
+
 def test_a_missing_signature_is_told_before_anything_is_fetched(
     exported: Path, served: FaultServer, tmp_path: Path
 ) -> None:
