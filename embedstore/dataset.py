@@ -86,7 +86,7 @@ class DatasetFacts(BaseModel):
         return values if self.expected_counts else {k: v for k, v in values.items() if k != "expected_counts"}
 
 
-def read_dataset_facts(path: Path) -> DatasetFacts:
+def read_dataset_facts(path: str | Path) -> DatasetFacts:
     """Read and validate a ``dataset.yaml``.
 
     Raises
@@ -95,7 +95,7 @@ def read_dataset_facts(path: Path) -> DatasetFacts:
         A field is missing, unknown or of another type; the message names it.
     """
     try:
-        return DatasetFacts.model_validate(read_yaml(path))
+        return DatasetFacts.model_validate(read_yaml(Path(path)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -231,7 +231,7 @@ class Store(CommitLog):
 
     # -- manifests ------------------------------------------------------------------------------------------
 
-    def add_manifest(self, manifest: Manifest, *, root: Path | None = None) -> ManifestEntry:
+    def add_manifest(self, manifest: Manifest, *, root: str | Path | None = None) -> ManifestEntry:
         """Add a manifest, in place of one of the same name; remember its media root on this machine.
 
         Raises
@@ -320,7 +320,7 @@ class Store(CommitLog):
         """Return the media root of each data set on this machine."""
         return {name: Path(path) for name, path in self._local().get("roots", {}).items()}
 
-    def remember_root(self, dataset: str, root: Path) -> None:
+    def remember_root(self, dataset: str, root: str | Path) -> None:
         """Keep the media root of a data set in the settings of this machine, never in manifests or exports.
 
         Raises
@@ -328,6 +328,7 @@ class Store(CommitLog):
         StorageError
             The root is no folder.
         """
+        root = Path(root)
         if not root.is_dir():
             raise StorageError(f"the media root {root} is no folder")
         settings = self._local()

@@ -90,7 +90,7 @@ class Search:
     where: str | None = None
 
 
-def read_query_file(path: Path) -> Floats:
+def read_query_file(path: str | Path) -> Floats:
     """Read one vector or several from a ``.npy`` file; nothing is unpickled.
 
     Returns
@@ -106,6 +106,7 @@ def read_query_file(path: Path) -> Floats:
     """
     from embedstore.ingest.numpy_files import read_npy_header
 
+    path = Path(path)
     with storage_errors(path, "read"), path.open("rb") as handle:
         header = read_npy_header(handle, n_bytes=path.stat().st_size, what=str(path))
         fits = header.dtype.kind == "f" and len(header.shape) in (1, 2) and 0 not in header.shape
@@ -124,7 +125,7 @@ def read_query_file(path: Path) -> Floats:
 
 def find_neighbours(
     store: Store,
-    query: str,
+    query: str | Path,
     *,
     datasets: Sequence[str | Path] = (),
     encoders: Sequence[str] = (),
@@ -134,7 +135,7 @@ def find_neighbours(
 
     Parameters
     ----------
-    query : str
+    query : str or Path
         Id of a clip of the data set, or a ``.npy`` file of vectors from the encoder.
     datasets, encoders : sequence of str
         Where to look; without, in every set of the store that has the clip. A file needs one encoder.
@@ -148,7 +149,7 @@ def find_neighbours(
     ContentError
         The file cannot be compared, or k is larger than the set.
     """
-    chosen, path = search or Search(), Path(query)
+    chosen, query, path = search or Search(), str(query), Path(query)
     is_file = path.suffix == ".npy" and path.is_file()
     names = list(dict.fromkeys(datasets)) or [entry.name for entry in store.manifests()]
     found: list[Neighbour] = []

@@ -76,7 +76,7 @@ def run(
     store: Store,
     suite: Suite,
     *,
-    out: Path,
+    out: str | Path,
     jobs: Sequence[Job] | None = None,
     workers: int | None = None,
     options: RunOptions | None = None,
@@ -86,7 +86,7 @@ def run(
 
     Parameters
     ----------
-    out : Path
+    out : str or Path
         Made where it is not there; results of earlier runs in it are used again where their digests are the same.
     jobs : sequence of Job, optional
         From `evaltools.suite.plan_jobs`; all of the suite without.
@@ -105,7 +105,7 @@ def run(
     EnvironmentFailure
         A process was ended from outside; what was done is kept.
     """
-    started = time.perf_counter()
+    started, out = time.perf_counter(), Path(out)
     planned = list(plan_jobs(store, suite, options=options) if jobs is None else jobs)
     kept = {job.digest: _kept(out, job) for job in planned}
     missing = [job for job in planned if kept[job.digest] is None]
@@ -270,7 +270,7 @@ def _results(store: Store, job: Job, skip: Callable[[str], None]) -> list[Result
     return zeroshot(store, **asked, encoders=job.encoders, options=words)
 
 
-def write_run(done: SuiteRun, out: Path) -> None:
+def write_run(done: SuiteRun, out: str | Path) -> None:
     """Write ``results.json``, and ``results.parquet`` with a row a value.
 
     Raises
@@ -281,5 +281,5 @@ def write_run(done: SuiteRun, out: Path) -> None:
     from embedstore.files import replace_file
     from evaltools.report.tidy import tidy_bytes
 
-    write_document(done.to_dict(), out / "results.json")
-    replace_file(out / "results.parquet", tidy_bytes(done.results))
+    write_document(done.to_dict(), Path(out) / "results.json")
+    replace_file(Path(out) / "results.parquet", tidy_bytes(done.results))

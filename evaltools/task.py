@@ -130,7 +130,7 @@ class Task(BaseModel):
         return f"{metric.title} ({self.unit})" if metric.in_target_unit and self.unit else metric.title
 
 
-def read_task(path: Path) -> Task:
+def read_task(path: str | Path) -> Task:
     """Read and validate a task file.
 
     Raises
@@ -139,7 +139,7 @@ def read_task(path: Path) -> Task:
         A field is missing, unknown, or does not fit; the message names it.
     """
     try:
-        return Task.model_validate(read_yaml(path))
+        return Task.model_validate(read_yaml(Path(path)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the task"

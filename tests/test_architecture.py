@@ -21,6 +21,7 @@ LAYERS = [
         "disk",
         "files",
         "folders",
+        "given_paths",
         "json_files",
         "scratch",
         "stream_digest",

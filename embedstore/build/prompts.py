@@ -13,6 +13,7 @@ from embedstore.build.candidates import FORMATS_GROUP, add_candidates
 from embedstore.build.weights import find_weights
 from embedstore.encoder import EncoderCard, LoadRequest, get_card, split_title
 from embedstore.errors import StorageError, UnknownNameError, did_you_mean
+from embedstore.given_paths import settle_paths
 from embedstore.prompts.cardiobench import read_cardiobench
 from embedstore.prompts.prompt_bank import find_prompt_bank
 from embedstore.store import Store
@@ -45,6 +46,9 @@ class AddRequest:
     trusted: Mapping[str, str] = field(default_factory=dict)
     pickles: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "weights")
 
 
 def bank_formats() -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedstore.given_paths import settle_paths
+
 if TYPE_CHECKING:
     from embedstore.build.banks import BankOutcome
 
@@ -23,9 +25,9 @@ class BuildRequest:
         ``NAME[@VARIANT]``, or ``all``: every encoder whose weights are on this machine.
     manifests : tuple of str
         Names of the store's manifests, or manifest files; every manifest of the store without.
-    roots : mapping of str to Path
+    roots : mapping of str to Path or str
         Media root by data set name; ``""`` for any.
-    weights : mapping of str to Path
+    weights : mapping of str to Path or str
         Checkpoint by encoder name.
     trusted : mapping of str to str
         By encoder name, the SHA-256 of a ``.pt`` file that names code and that the user trusts all the same.
@@ -61,6 +63,9 @@ class BuildRequest:
     stop_on_error: bool = False
     shard: tuple[int, int] | None = None
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "roots", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)

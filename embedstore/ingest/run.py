@@ -22,6 +22,7 @@ from embedstore.embedding_set import SetWriter
 from embedstore.encoder import split_title
 from embedstore.errors import AmbiguousNameError, ContentError, UnknownNameError
 from embedstore.files import FileRecord, hash_file
+from embedstore.given_paths import settle_paths
 from embedstore.history import SetEntry, Snapshot
 from embedstore.ingest.content import Content
 from embedstore.ingest.join import Joined, join_source
@@ -49,13 +50,13 @@ class IngestRequest:
 
     Attributes
     ----------
-    file : Path
+    file : Path or str
         The vectors.
     manifest : str
         Name of a manifest of the store, or a manifest file.
     encoder : str
         ``NAME`` (variant ``ingested``) or ``NAME@VARIANT``.
-    id_table : Path or None
+    id_table : Path, str or None
         CSV with the ids of a ``.npy`` file in row order.
     dtype : {"float16", "float32"}
         Stored dtype.
@@ -72,6 +73,9 @@ class IngestRequest:
     dtype: str = "float16"
     pooling: str | None = None
     replaces: bool = False
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "file", "id_table")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from embedstore.encoder import resolve_string
 from embedstore.errors import EmbedstoreError, UnknownNameError, did_you_mean
+from embedstore.given_paths import settle_paths
 from embedstore.manifest.table import Manifest
 
 __all__ = ["Finding", "Recipe", "RecipeOutcome", "RecipeRequest", "get_recipe", "recipes"]
@@ -32,11 +33,11 @@ class RecipeRequest:
 
     Attributes
     ----------
-    root : Path or None
+    root : Path, str or None
         Folder of the media.
-    table : Path or None
+    table : Path, str or None
         CSV of ids, patients, splits and labels.
-    splits : Path or None
+    splits : Path, str or None
         CSV with a split for each id.
     name : str or None
         Name of the data set, for recipes that have none of their own.
@@ -58,6 +59,9 @@ class RecipeRequest:
     label_columns: tuple[str, ...] = ()
     seed: int = 0
     n_workers: int = 0
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "root", "table", "splits")
 
 
 @dataclass(frozen=True)

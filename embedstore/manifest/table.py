@@ -296,14 +296,15 @@ class Manifest:
 
         return format_manifest(self)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write the manifest, replacing what is there in one step."""
+        path = Path(path)
         with storage_errors(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, self.to_bytes())
 
     @classmethod
-    def read(cls, path: Path) -> Manifest:
+    def read(cls, path: str | Path) -> Manifest:
         """Read a manifest; rules are not checked, the structure is.
 
         Raises
@@ -315,7 +316,7 @@ class Manifest:
         """
         from embedstore.manifest.stored import parse_manifest
 
-        return parse_manifest(read_file(path, max_bytes=_MAX_MANIFEST_BYTES), source=str(path))
+        return parse_manifest(read_file(Path(path), max_bytes=_MAX_MANIFEST_BYTES), source=str(path))
 
     def with_rows(self, keep: Sequence[bool]) -> Manifest:
         """Return the manifest with the rows where ``keep`` is true, and what is reported about them."""

@@ -192,13 +192,13 @@ def _draw_all(out: Path, clips: list[Clip]) -> Iterator[int]:
 
 
 def write_phantom(
-    out: Path, *, n_patients: int = 150, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    out: str | Path, *, n_patients: int = 150, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> PhantomSummary:
     """Write a data set of synthetic echocardiograms.
 
     Parameters
     ----------
-    out : Path
+    out : str or Path
         A new or empty folder, or one that holds a phantom of the same parameters, which is written again.
     n_patients : int
         From 1 to 10,000, about three clips each.
@@ -224,6 +224,7 @@ def write_phantom(
     from embedstore.manifest.split import draw_patient_split
 
     parameters = {"n_patients": n_patients, "seed": seed, "revision": REVISION}
+    out = Path(out)
     _open_folder(out, {"generator": MODEL, "synthetic": True, **parameters})
     patients = [draw_patient(number, seed=seed) for number in range(n_patients)]
     splits = draw_patient_split([patient.patient_id for patient in patients], seed=seed)

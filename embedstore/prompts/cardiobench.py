@@ -47,7 +47,7 @@ _GRIDS = {
 }
 
 
-def read_cardiobench(path: Path) -> PromptBank:
+def read_cardiobench(path: str | Path) -> PromptBank:
     """Read ``prompts.py``, or the clone that it lies in.
 
     Raises
@@ -59,6 +59,7 @@ def read_cardiobench(path: Path) -> PromptBank:
     HostileInputError
         It is too large or nested too deeply.
     """
+    path = Path(path)
     file = next((found for found in (path / "src" / "prompts.py", path / "prompts.py") if found.is_file()), path)
     if file.is_dir():
         raise StorageError(f"{path} has neither src/prompts.py nor prompts.py; name the file of your clone")

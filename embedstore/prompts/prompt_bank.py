@@ -199,7 +199,7 @@ def _prompts(tasks: Any, *, source: str) -> Iterator[Prompt]:
             yield from _templates(task, fields, source=source)
 
 
-def read_prompt_bank(path: Path) -> PromptBank:
+def read_prompt_bank(path: str | Path) -> PromptBank:
     """Read a bank from its YAML file.
 
     Raises
@@ -213,7 +213,9 @@ def read_prompt_bank(path: Path) -> PromptBank:
     """
     source = str(path)
     optional = {"summary", "citation", "licence"}
-    described = _keys(read_yaml(path), needed={"name", "tasks"}, optional=optional, what="a bank", source=source)
+    described = _keys(
+        read_yaml(Path(path)), needed={"name", "tasks"}, optional=optional, what="a bank", source=source
+    )
     name = described["name"]
     if not isinstance(name, str) or not name:
         raise ContentError(f"{source}: the name of the bank is {name!r}, not a text")

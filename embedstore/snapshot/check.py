@@ -61,7 +61,7 @@ class CheckOutcome:
 
 
 def check_snapshot(
-    path: Path, *, quick: bool = False, pinned_id: str | None = None, signer_key: Path | None = None
+    path: str | Path, *, quick: bool = False, pinned_id: str | None = None, signer_key: str | Path | None = None
 ) -> CheckOutcome:
     """Check a snapshot.
 
@@ -71,7 +71,7 @@ def check_snapshot(
         Names and sizes only.
     pinned_id : str, optional
         The id, or its beginning, that it must have.
-    signer_key : Path, optional
+    signer_key : str or Path, optional
         A public key, or a file of allowed signers, one of which must have signed.
 
     Raises
@@ -83,6 +83,7 @@ def check_snapshot(
     PolicyError
         It has another id, or lacks the signature.
     """
+    path = Path(path)
     if not path.exists():
         raise UnknownNameError(f"there is no snapshot at {path}")
     source = open_source(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import ContentError, PolicyError, UnknownNameError
+from embedstore.given_paths import settle_paths
 from embedstore.history import SetEntry, Snapshot
 from embedstore.manifest import Manifest
 from embedstore.snapshot.describe import DOCUMENT_FILE, SentSnapshot
@@ -45,7 +46,7 @@ class ImportRequest:
         What to take of the snapshot.
     pinned_id : str or None
         The only id that is accepted.
-    signer_key : Path or None
+    signer_key : Path, str or None
         A public key, or a file of allowed signers, one of which must have signed.
     allow_rollback : bool
         Accept an older snapshot of a sender of whom a newer one was imported.
@@ -58,6 +59,9 @@ class ImportRequest:
     signer_key: Path | None = None
     allow_rollback: bool = False
     quarantine_rows: bool = False
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "signer_key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +114,15 @@ class ImportOutcome:
 
 
 def import_snapshot(
-    store: Store, source: Path, request: ImportRequest | None = None, *, in_place: bool = False
+    store: Store, source: str | Path, request: ImportRequest | None = None, *, in_place: bool = False
 ) -> ImportOutcome:
     """Import a snapshot from a folder or an archive.
 
     Parameters
     ----------
     in_place : bool
-        The source is a hidden folder of this store, which a transfer just filled: it is inspected where it lies, and
-        what is taken is moved out of it.
+        The source is a hidden folder of this store, which a transfer just filled, each file proven by its digest:
+        it is inspected where it lies, and what is taken is moved out of it.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def import_snapshot(
     UnknownNameError
         There is nothing at ``source``, or it has no such data set or encoder.
     """
-    asked = request or ImportRequest()
+    asked, source = request or ImportRequest(), Path(source)
     if not source.exists():
         raise UnknownNameError(f"there is no snapshot at {source}")
     present = _present_part(source)

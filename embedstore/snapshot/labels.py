@@ -74,7 +74,7 @@ class JoinOutcome:
         return {**vars(self), "columns": list(self.columns)}
 
 
-def read_labels(path: Path) -> LabelTable:
+def read_labels(path: str | Path) -> LabelTable:
     """Read labels from a manifest, another Parquet file, or a CSV: a column ``clip_id`` or ``sha256``, and labels.
 
     Raises
@@ -82,6 +82,7 @@ def read_labels(path: Path) -> LabelTable:
     FormatError
         It has neither column, or is no table.
     """
+    path = Path(path)
     if path.suffix.lower() == ".csv":
         options = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
         with storage_errors(path, "read"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from embedstore.bank import BANK_KINDS, VectorBank
 from embedstore.errors import PolicyError, UnknownNameError, did_you_mean
+from embedstore.given_paths import settle_paths
 from embedstore.history import ManifestEntry, SetEntry, Snapshot
 from embedstore.manifest import Manifest
 from embedstore.snapshot.outgoing import Naming
@@ -48,9 +49,9 @@ class ExportRequest:
         Whose pseudonyms are used; a new one without.
     named, dropped : collection of str
         Columns to send beyond the default, and columns to leave out.
-    map_file : Path or None
+    map_file : Path, str or None
         Where the map of pseudonyms is written for an agreed recipient.
-    join_key : Path or None
+    join_key : Path, str or None
         Key that both labs hold.
     permission_ref : str or None
         Where the permission to pass the data on stands.
@@ -79,6 +80,9 @@ class ExportRequest:
     internal: bool = False
     archive: bool = False
     split_bytes: int = 50_000_000_000  # what one Zenodo record holds
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "target", "map_file", "join_key")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def keyed_digest(key: bytes, digest: str) -> str:
     return hmac.new(key, digest.encode(), hashlib.sha256).hexdigest()
 
 
-def read_join_key(path: Path) -> bytes:
+def read_join_key(path: str | Path) -> bytes:
     """Read a key that both labs hold: at least 32 random bytes, or as many written in hexadecimal.
 
     Raises
@@ -69,7 +69,7 @@ def read_join_key(path: Path) -> bytes:
     PolicyError
         It is too short to be a secret.
     """
-    payload = read_file(path, max_bytes=1 << 16).strip()
+    payload = read_file(Path(path), max_bytes=1 << 16).strip()
     try:
         key = bytes.fromhex(payload.decode("ascii"))
     except ValueError:

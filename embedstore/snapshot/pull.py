@@ -71,11 +71,11 @@ class PullOutcome:
 
 def pull_folder(
     remote: Remote,
-    folder: Path,
+    folder: str | Path,
     *,
     found: Found | None = None,
     selection: Selection | None = None,
-    signer_key: Path | None = None,
+    signer_key: str | Path | None = None,
     options: FetchOptions | None = None,
 ) -> PullOutcome:
     """Fetch the files of a snapshot into a folder; an interrupted pull is gone on with.
@@ -89,7 +89,7 @@ def pull_folder(
         What `find_snapshot` found there; the place's newest snapshot without.
     selection : Selection, optional
         What to take; all of it without one. ``partial.json`` then says what is absent by choice.
-    signer_key : Path, optional
+    signer_key : str or Path, optional
         A public key, or a file of allowed signers, one of which must have signed; asked before anything is fetched.
 
     Raises
@@ -103,7 +103,7 @@ def pull_folder(
     CorruptionError, HostileInputError, EnvironmentFailure
         As `fetch_files` raises them.
     """
-    chosen = selection or Selection()
+    chosen, folder = selection or Selection(), Path(folder)
     place = found or find_snapshot(remote, options=options)
     snapshot = place.snapshot
     files = snapshot.select(chosen)

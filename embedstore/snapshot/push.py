@@ -69,14 +69,14 @@ class PushOutcome:
         }
 
 
-def push_folder(folder: Path, remote: Remote, *, options: PushOptions | None = None) -> PushOutcome:
+def push_folder(folder: str | Path, remote: Remote, *, options: PushOptions | None = None) -> PushOutcome:
     """Write an exported snapshot below its id, then point ``latest.json`` at it.
 
     What an interrupted push left is gone on with. Nothing that is there already is changed but the pointer.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
         What `embedstore snapshot export` made.
 
     Raises
@@ -90,7 +90,7 @@ def push_folder(folder: Path, remote: Remote, *, options: PushOptions | None = N
     EnvironmentFailure
         The place is not reached.
     """
-    chosen = options or PushOptions()
+    chosen, folder = options or PushOptions(), Path(folder)
     if not (folder / DOCUMENT_FILE).is_file():
         raise UnknownNameError(f"there is no exported snapshot at {folder}: it has no {DOCUMENT_FILE}")
     snapshot = SentSnapshot.read(folder)

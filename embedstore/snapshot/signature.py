@@ -67,12 +67,12 @@ def _run(arguments: list[str], payload: bytes) -> subprocess.CompletedProcess[by
         raise StorageError(f"ssh-keygen did not answer within {_TIMEOUT_S} s") from error
 
 
-def sign(snapshot: Path, key: Path) -> Path:
+def sign(snapshot: str | Path, key: str | Path) -> Path:
     """Sign the document of a snapshot with a private key, or the public key of one that an agent holds.
 
     Parameters
     ----------
-    snapshot : Path
+    snapshot : str or Path
         Its folder or main archive.
 
     Returns
@@ -85,7 +85,7 @@ def sign(snapshot: Path, key: Path) -> Path:
     StorageError
         ssh-keygen cannot sign with this key.
     """
-    source, target = open_source(snapshot), signature_path(snapshot)
+    source, target = open_source(Path(snapshot)), signature_path(Path(snapshot))
     payload = b"".join(bytes(block) for block in source.read(DOCUMENT_FILE, MAX_DOCUMENT_BYTES))
     done = _run(["-Y", "sign", "-n", NAMESPACE, "-f", str(key)], payload)
     if done.returncode != 0:
@@ -106,12 +106,12 @@ def read_signature(source: Path) -> bytes | None:
     return read_file(path, max_bytes=_MAX_BYTES) if path.is_file() and not path.is_symlink() else None
 
 
-def check_signature(document: bytes, signature: bytes | None, *, key: Path | None) -> Signature | None:
+def check_signature(document: bytes, signature: bytes | None, *, key: str | Path | None) -> Signature | None:
     """Check a signature.
 
     Parameters
     ----------
-    key : Path or None
+    key : str, Path or None
         A public key (``id_ed25519.pub``) or a file of allowed signers; with one, a signature by it is required.
 
     Returns
@@ -137,7 +137,7 @@ def check_signature(document: bytes, signature: bytes | None, *, key: Path | Non
             if done.returncode != 0 or found is None:
                 raise PolicyError("the snapshot's signature does not fit its document: one of the two was changed")
             return Signature(signer=found["print"], fingerprint=found["print"], is_known=False)
-        allowed.write_bytes(_allowed_signers(key))
+        allowed.write_bytes(_allowed_signers(Path(key)))
         principals = _run(["-Y", "find-principals", "-s", str(signature_file), "-f", str(allowed)], document)
         names = principals.stdout.decode("utf-8", "replace").splitlines()
         for name in names if principals.returncode == 0 else []:

@@ -63,7 +63,7 @@ def exported_of(result: Result) -> Exported:
     )
 
 
-def read_results(folder: Path) -> list[Exported]:
+def read_results(folder: str | Path) -> list[Exported]:
     """Read the results that a command wrote with ``--out``.
 
     Raises
@@ -73,6 +73,7 @@ def read_results(folder: Path) -> list[Exported]:
     FormatError
         A document or its predictions are not as evaltools writes them, or there is none.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise StorageError(f"there is no folder {folder}")
     found: list[Exported] = []
@@ -125,7 +126,7 @@ def _read_one(document: Mapping[str, Any], folder: Path) -> Exported:
 
 
 def export_cardiobench(
-    store: Store, exported: Sequence[Exported], out: Path, *, renames: Renames | None = None
+    store: Store, exported: Sequence[Exported], out: str | Path, *, renames: Renames | None = None
 ) -> list[dict[str, Any]]:
     """Write ``out/predictions/...``, ``out/ground_truth/...`` and a list of what each file is.
 
@@ -152,7 +153,7 @@ def export_cardiobench(
     StorageError
         A folder or file cannot be written.
     """
-    renaming = renames or Renames()
+    renaming, out = renames or Renames(), Path(out)
     tables: list[tuple[str, Table, dict[str, Any]]] = []
     manifests: dict[str, Manifest] = {}
     truths: dict[str, dict[str, Table]] = {}

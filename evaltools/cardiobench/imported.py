@@ -88,13 +88,13 @@ class _Read:
 
 
 def import_predictions(
-    manifest: Manifest, path: Path, *, task: Task, options: ProbeOptions | None = None, model: str | None = None
+    manifest: Manifest, path: str | Path, *, task: Task, options: ProbeOptions | None = None, model: str | None = None
 ) -> list[Result]:
     """Score a file of predictions.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         A CSV with CardioBench's columns for the task and data set.
     options : ProbeOptions
         ``allow_missing`` scores the clips that have predictions; ``statistics`` as in a probe.
@@ -117,6 +117,7 @@ def import_predictions(
         raise UnknownNameError("predictions from a file were not made by folds; leave --cv out")
     task = chosen.task_of(task)
     habits = Habits.without(chosen.habits_off)
+    path = Path(path)
     header, lines = read_csv(path)
     kind = file_of(task.name, manifest.name, header=header, name=path.name)
     read = _read_values(path, kind, header, lines, task, chosen, habits)

@@ -142,7 +142,7 @@ def _numbers(name: str, value: Any) -> list[float]:
     return [_number(name, one, above=0.0) for one in value]
 
 
-def read_preset(path: Path) -> EvalProtocol:
+def read_preset(path: str | Path) -> EvalProtocol:
     """Read and validate a preset file.
 
     Raises
@@ -151,7 +151,7 @@ def read_preset(path: Path) -> EvalProtocol:
         A field is missing, unknown, or does not fit; the message names it.
     """
     try:
-        return _PresetFile.model_validate(read_yaml(path)).protocol()
+        return _PresetFile.model_validate(read_yaml(Path(path))).protocol()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the preset"

@@ -65,7 +65,7 @@ def _format_table(rows: list[Result]) -> str:
     ])  # fmt: skip
 
 
-def write_curve(results: Sequence[Result], out: Path) -> None:
+def write_curve(results: Sequence[Result], out: str | Path) -> None:
     """Write ``curve-TASK-DATASET.json``, ``.png`` and ``.svg`` below a folder.
 
     Raises
@@ -73,6 +73,7 @@ def write_curve(results: Sequence[Result], out: Path) -> None:
     StorageError
         A folder or file cannot be written.
     """
+    out = Path(out)
     with storage_errors(out, "make the folder"):
         out.mkdir(parents=True, exist_ok=True)
     for rows in _tables(results):

@@ -42,7 +42,7 @@ def predictions_table(predictions: Predictions) -> Any:
     return pa.table(columns)
 
 
-def write_document(document: Mapping[str, Any], path: Path) -> None:
+def write_document(document: Mapping[str, Any], path: str | Path) -> None:
     """Write one JSON document; its folder is made where it is not.
 
     Raises
@@ -50,12 +50,13 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
     StorageError
         The folder or file cannot be written.
     """
+    path = Path(path)
     with storage_errors(path.parent, "make the folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, f"{json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode())
 
 
-def write_predictions(result: Result, folder: Path, *, stem: str) -> Path:
+def write_predictions(result: Result, folder: str | Path, *, stem: str) -> Path:
     """Write what a result predicted as Parquet, and return the file; the folder is made where it is not.
 
     Raises
@@ -65,6 +66,7 @@ def write_predictions(result: Result, folder: Path, *, stem: str) -> Path:
     """
     import pyarrow.parquet as pq
 
+    folder = Path(folder)
     with storage_errors(folder, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
     sink = io.BytesIO()
@@ -74,7 +76,7 @@ def write_predictions(result: Result, folder: Path, *, stem: str) -> Path:
     return path
 
 
-def write_results(results: Sequence[Result], out: Path, *, command: str) -> list[dict[str, Any]]:
+def write_results(results: Sequence[Result], out: str | Path, *, command: str) -> list[dict[str, Any]]:
     """Write results, predictions and figures below a folder, which is made where it is not.
 
     ``out/COMMAND-TASK.json`` holds the document of a task, ``out/predictions/*.parquet`` the scored clips and
@@ -90,6 +92,7 @@ def write_results(results: Sequence[Result], out: Path, *, command: str) -> list
     StorageError
         A folder or file cannot be written.
     """
+    out = Path(out)
     folders = {name: out / name for name in ("predictions", "figures")}
     for folder in folders.values():
         with storage_errors(folder, "make the folder"):

@@ -127,7 +127,7 @@ class PaperTable:
     documents: tuple[Mapping[str, Any], ...] = field(repr=False)
 
 
-def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
+def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     """Read results: files of JSON, or folders with ``results.json`` or other such files.
 
     Returns
@@ -143,7 +143,7 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
         A file holds no results.
     """
     documents: list[dict[str, Any]] = []
-    for path in paths:
+    for path in map(Path, paths):
         if path.is_dir():
             whole = path / "results.json"
             files = [whole] if whole.is_file() else sorted(path.glob("*.json"))

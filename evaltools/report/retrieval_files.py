@@ -26,7 +26,7 @@ def queries_table(result: Retrieval) -> Any:
     return pa.table(columns | {name: pa.array(of, from_pandas=True) for name, of in result.values.items()})
 
 
-def write_retrievals(results: Sequence[Retrieval], out: Path) -> list[dict[str, Any]]:
+def write_retrievals(results: Sequence[Retrieval], out: str | Path) -> list[dict[str, Any]]:
     """Write ``out/retrieve-TASK.json`` and ``out/predictions/*.parquet``.
 
     Returns
@@ -41,6 +41,7 @@ def write_retrievals(results: Sequence[Retrieval], out: Path) -> list[dict[str, 
     """
     import pyarrow.parquet as pq
 
+    out = Path(out)
     folder = out / "predictions"
     with storage_errors(folder, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
