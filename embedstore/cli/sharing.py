@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,6 +255,7 @@ def export(
     from embedstore.snapshot.export import export_snapshot
     from embedstore.snapshot.plan import make_plan, refusal
     from embedstore.snapshot.signature import sign
+    from embedstore.snapshot.unfinished import unfinished_draw
     from embedstore.store import Store
 
     store = Store.open(store_path)
@@ -263,9 +265,10 @@ def export(
         refused = refusal(plan, request)
         emit_json({"dry_run": True, "refused": refused, **plan.to_dict()}) if as_json else _say_plan(plan, refused)
         return
-    outcome = export_snapshot(store, request)
-    if key is not None:
-        sign(request.target, key)
+    with unfinished_draw(store.layout, place=str(request.target.absolute())) as unnamed:
+        outcome = export_snapshot(store, replace(request, unnamed=unnamed))
+        if key is not None:
+            sign(request.target, key)
     emit_json(outcome.to_dict()) if as_json else _say_export(outcome)
 
 

@@ -43,7 +43,7 @@ def push(
         _refuse_export_options(options)
     remote = open_remote(url)
     remote.require_writable()
-    with _exported(folder, store_path, name, options) as source, Bar(unit="B") as bar:
+    with _exported(remote.url, folder, store_path, name, options) as source, Bar(unit="B") as bar:
         bar.begin("push", sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
         outcome = push_folder(source, remote, options=PushOptions(n_parallel=parallel, on_bytes=bar.add))
     if as_json:
@@ -66,11 +66,14 @@ def _refuse_export_options(options: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _exported(folder: Path | None, store_path: Path, name: str | None, options: dict[str, Any]) -> Iterator[Path]:
-    """Give a folder to push: the one named, or one that is exported for this and removed again."""
+def _exported(
+    url: str, folder: Path | None, store_path: Path, name: str | None, options: dict[str, Any]
+) -> Iterator[Path]:
+    """Give a folder to push to ``url``: the one named, or one that is exported for this and removed again."""
     from embedstore.snapshot.export import export_snapshot
     from embedstore.snapshot.signature import sign
     from embedstore.snapshot.staging import staging_folder
+    from embedstore.snapshot.unfinished import unfinished_draw
     from embedstore.store import Store
 
     if folder is not None:
@@ -78,9 +81,12 @@ def _exported(folder: Path | None, store_path: Path, name: str | None, options: 
         return
     store = Store.open(store_path)
     key = options.pop("key")
-    with staging_folder(store.layout.builds / "push") as place:  # clears what a killed push left
+    with (
+        unfinished_draw(store.layout, place=url) as unnamed,
+        staging_folder(store.layout.builds / "push") as place,  # clears what a killed push left
+    ):
         target = place / "snapshot"
-        request = export_request(store, name, target=target, **options)
+        request = export_request(store, name, target=target, unnamed=unnamed, **options)
         export_snapshot(store, request)
         if key is not None:
             sign(target, key)

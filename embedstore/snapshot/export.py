@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from embedstore.snapshot.parts import PromptsPart, SentDataset, SentFile, SentSe
 from embedstore.snapshot.paths import path_name
 from embedstore.snapshot.plan import DatasetPlan, ExportPlan, ExportRequest, make_plan, require_allowed
 from embedstore.snapshot.staging import copy_files, staging_folder, sync_folders
+from embedstore.snapshot.unfinished import unfinished_draw
 from embedstore.store import Store
 
 __all__ = ["ExportOutcome", "export_snapshot"]
@@ -71,7 +72,7 @@ class ExportOutcome:
 
 
 def export_snapshot(store: Store, request: ExportRequest) -> ExportOutcome:
-    """Export a snapshot of a store.
+    """Export a snapshot of a store; what was interrupted is made again with the names that were drawn for it.
 
     Raises
     ------
@@ -80,6 +81,13 @@ def export_snapshot(store: Store, request: ExportRequest) -> ExportOutcome:
     UnknownNameError
         The target is taken, or a name is not known.
     """
+    if request.recipient is not None or request.unnamed is not None:
+        return _export(store, request)
+    with unfinished_draw(store.layout, place=str(request.target.absolute())) as unnamed:
+        return _export(store, replace(request, unnamed=unnamed))
+
+
+def _export(store: Store, request: ExportRequest) -> ExportOutcome:
     targets = archive_names(request.target) if request.archive else [request.target]
     plan = make_plan(store, request)
     require_allowed(plan, request)
@@ -140,6 +148,8 @@ def _write(store: Store, plan: ExportPlan, request: ExportRequest, folder: Path)
         manifests = {d.manifest.name: _manifest_of(d, is_internal=request.internal) for d in plan.datasets}
         for dataset in plan.datasets:
             dataset.naming.draw(dataset.manifest)
+        if request.unnamed is not None and request.unnamed.name == plan.recipient:
+            request.unnamed.keep()
         plan.pseudonyms.save()
     files: list[SentFile] = []
     datasets = []

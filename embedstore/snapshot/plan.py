@@ -28,6 +28,7 @@ from embedstore.snapshot.policy import (
 )
 from embedstore.snapshot.pseudonyms import PUBLIC_RECIPIENT, Pseudonyms, new_recipient, read_join_key
 from embedstore.snapshot.received import Received, read_received
+from embedstore.snapshot.unfinished import UnnamedRecipient
 from embedstore.store import Store
 
 __all__ = ["DatasetPlan", "ExportPlan", "ExportRequest", "make_plan", "refusal", "require_allowed", "version_of"]
@@ -47,6 +48,8 @@ class ExportRequest:
         What to send of it; all without.
     recipient : str or None
         Whose pseudonyms are used; a new one without.
+    unnamed : UnnamedRecipient or None
+        Who it is where nobody is named and names must be drawn; somebody new without.
     named, dropped : collection of str
         Columns to send beyond the default, and columns to leave out.
     map_file : Path, str or None
@@ -69,6 +72,7 @@ class ExportRequest:
     datasets: Collection[str] = ()
     encoders: Collection[str] = ()
     recipient: str | None = None
+    unnamed: UnnamedRecipient | None = None
     named: Collection[str] = ()
     dropped: Collection[str] = ()
     map_file: Path | None = None
@@ -207,7 +211,8 @@ def make_plan(store: Store, request: ExportRequest) -> ExportPlan:
         manifest.ids == "private" and not received.of_dataset(name, manifest.media_digest)
         for name, manifest in manifests.items()
     )
-    recipient = request.recipient or (new_recipient() if is_private and not request.internal else PUBLIC_RECIPIENT)
+    unnamed = request.unnamed.name if request.unnamed is not None else new_recipient()
+    recipient = request.recipient or (unnamed if is_private and not request.internal else PUBLIC_RECIPIENT)
     pseudonyms = Pseudonyms(store.layout, recipient)
     join_key = None if request.join_key is None else read_join_key(request.join_key)
     plans = []

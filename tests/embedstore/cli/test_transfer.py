@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_server import fault_server
 from small_sets import add_set, content_of, manifest_of, run_program, spec_of
 
 import embedstore
-from embedstore.snapshot.describe import DOCUMENT_FILE
+from embedstore.errors import EnvironmentFailure, StorageError
+from embedstore.snapshot.describe import DOCUMENT_FILE, SIGNATURE_FILE
+from embedstore.snapshot.place import LATEST_FILE
+from embedstore.snapshot.remotes.folder import FolderRemote
 from embedstore.store import Store
 
 CLIPS = {f"clip{number}": 1 for number in range(8)}
@@ -118,3 +123,66 @@ def test_bad_addresses_are_one_sentence(
     assert len(lines) == 1
     assert says in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+# -- without a recipient ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    """A store whose ids are private."""
+    store = Store.create(tmp_path / "a")
+    store.add_manifest(manifest_of({clip_id: clip_id for clip_id in CLIPS}, ids="private"))
+    add_set(store, CLIPS)
+    return tmp_path / "a"
+
+
+def drawn(hospital: Path) -> set[str]:
+    return {path.stem for path in (hospital / "private" / "pseudonyms").glob("*.json")}
+
+
+def test_an_interrupted_push_to_nobody_in_particular_goes_on_with_its_names(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = tmp_path / "share"
+    command = ("snapshot", "push", str(share), *PERMIT[:2], "--parallel", "1", "--store", hospital, "--json")
+    put, calls = FolderRemote.put, []
+
+    def fail_later(self: FolderRemote, path: str, content: Path | bytes, **named: Any) -> None:
+        calls.append(path)
+        if len(calls) > 4:
+            raise EnvironmentFailure("the line broke")
+        put(self, path, content, **named)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderRemote, "put", fail_later)
+        assert run_program(*command) == 1
+    (begun,) = [path.name for path in share.iterdir()]
+    assert not (share / LATEST_FILE).exists()
+    capsys.readouterr()
+    assert run_program(*command) == 0
+    pushed = json.loads(capsys.readouterr().out)
+    assert pushed["snapshot"] == begun, "the push made another snapshot instead of completing the one that was there"
+    assert pushed["files_sent"] < pushed["files"]
+    assert len(drawn(hospital)) == 1
+    assert run_program(*command) == 0
+    assert json.loads(capsys.readouterr().out)["snapshot"] != begun, "two recipients got the same names"
+    assert len(drawn(hospital)) == 2
+
+
+def test_an_export_to_nobody_in_particular_that_was_not_signed_is_completed(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    command = ("snapshot", "export", str(tmp_path / "sent"), *PERMIT[:2], "--sign", str(key), "--store", hospital)
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the agent does not answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("embedstore.snapshot.signature.sign", refuse)
+        assert run_program(*command) == 1
+    assert run_program(*command) == 0, capsys.readouterr().err
+    assert (tmp_path / "sent" / SIGNATURE_FILE).is_file()
+    assert len(drawn(hospital)) == 1
