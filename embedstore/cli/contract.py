@@ -16,10 +16,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from embedstore.errors import EXIT_INTERRUPTED, EmbedstoreError, did_you_mean
 
-__all__ = ["LazyGroup", "debug_option", "emit_json", "json_option", "printable", "run", "say", "store_option"]
+__all__ = [
+    "LazyGroup",
+    "debug_option",
+    "emit_json",
+    "json_option",
+    "printable",
+    "refuse_idle",
+    "run",
+    "say",
+    "store_option",
+]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
@@ -60,6 +71,28 @@ def say(text: str, *, err: bool = False) -> None:
 def emit_json(document: Mapping[str, Any]) -> None:
     """Print the one JSON document of a command."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def refuse_idle(reason: str, *names: str) -> None:
+    """Refuse options of the running command that the user gave and that would do nothing.
+
+    Parameters
+    ----------
+    reason : str
+        What the sentence says after the option, e.g. ``is of --method cca, which is not asked for``.
+    names : str
+        Parameters of the command.
+
+    Raises
+    ------
+    UsageError
+        One of them was given; the message names the first.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{max(parameter.opts, key=len)} {reason}; leave it out", context)
 
 
 class LazyGroup(click.Group):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.contract import debug_option, emit_json, json_option, refuse_idle, say, store_option
 
 if TYPE_CHECKING:
     from embedstore.snapshot.export import ExportOutcome
@@ -319,6 +319,8 @@ def take_in(
     from embedstore.snapshot.receiving import receiving_store
     from embedstore.snapshot.selection import Selection
 
+    if options["labels_from"] is None:
+        refuse_idle("is of --labels-from, which is not given", "map_file", "join_key")
     labels = None if options["labels_from"] is None else read_labels(options["labels_from"])
     pseudonyms = None if options["map_file"] is None else read_map(options["map_file"])
     shared_key = None if options["join_key"] is None else read_join_key(options["join_key"])

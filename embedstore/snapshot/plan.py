@@ -86,7 +86,26 @@ class ExportRequest:
     split_bytes: int = 50_000_000_000  # what one Zenodo record holds
 
     def __post_init__(self) -> None:
+        """Check that nothing is asked of a whole copy that it would not do.
+
+        Raises
+        ------
+        UnknownNameError
+            Columns, pseudonyms or groups of an internal copy, from which nothing is taken out.
+        """
         settle_paths(self, "target", "map_file", "join_key")
+        of_others = {
+            "--with-labels": self.named,
+            "--drop": self.dropped,
+            "--with-map": self.map_file,
+            "--join-key": self.join_key,
+            "--accept-k": self.accept_group != MIN_GROUP,
+        }
+        idle = [option for option, given in of_others.items() if given]
+        if self.internal and idle:
+            raise UnknownNameError(
+                f"{idle[0]} has no part in an internal copy, which holds all as it is; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.contract import debug_option, emit_json, json_option, refuse_idle, say, store_option
 
 
 @click.command()
@@ -67,6 +67,7 @@ def align(store_path: Path, as_json: bool, **given: Any) -> None:
     from evaltools.align import align as compare_encoders
     from evaltools.report.files import write_document
     from evaltools.report.tables import format_alignments
+    from evaltools.similarity import METHODS
     from evaltools.task import get_task
     from evaltools.text_alignment import TEXT_AXIS, align_text
 
@@ -74,9 +75,18 @@ def align(store_path: Path, as_json: bool, **given: Any) -> None:
     where: dict[str, Any] = {name: given.pop(name) for name in ("datasets", "encoders")}
     methods = tuple(dict.fromkeys(given.pop("methods")))
     pairwise = tuple(method for method in methods if method != TEXT_AXIS)
+    measures = set(METHODS if not methods else pairwise)
+    if not measures:
+        refuse_idle("is of the measures between encoders, and text-axis is none", "pool", "k", "components")
+    if "mutual-knn" not in measures:
+        refuse_idle("is of --method mutual-knn, which is not asked for", "k")
+    if "cca" not in measures:
+        refuse_idle("is of --method cca, which is not asked for", "components")
+    if TEXT_AXIS not in methods:
+        refuse_idle("is of --method text-axis, which is not asked for", "task", "bank")
     store = embedstore.open(store_path)
     alignments = []
-    if pairwise or not methods:
+    if measures:
         options = AlignOptions(**given, methods=pairwise, draws=200 if draws is None else draws)
         alignments += compare_encoders(store, **where, options=options)
     if TEXT_AXIS in methods:

@@ -19,6 +19,13 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
         raise click.BadParameter(f"{text!r} is no list of numbers such as 1,5,10") from error
 
 
+def _whole_numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    numbers = _numbers(context, parameter, text)
+    if not all(number.is_integer() for number in numbers):
+        raise click.BadParameter(f"{text!r} is no list of whole numbers such as 1,5,10")
+    return tuple(map(int, numbers))
+
+
 @click.command()
 @store_option
 @selection_options
@@ -32,10 +39,11 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
 )
 @click.option(
     "--shots",
-    callback=_numbers,
+    callback=_whole_numbers,
     default="",
     metavar="N,...",
-    help="Patients a class instead (for regression patients in all), as many again for validation.",
+    help="Points of so many patients a class too (for regression in all), as many again for validation; with "
+    '--fractions "" these alone.',
 )
 @click.option("--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Draws of each point.")
 @click.option(
@@ -62,7 +70,7 @@ def curve(store_path: Path, as_json: bool, **given: Any) -> None:
     store = embedstore.open(store_path)
     options = CurveOptions(
         fractions=tuple(percent / 100 for percent in given["fractions"]),
-        shots=tuple(int(shots) for shots in given["shots"]),
+        shots=given["shots"],
         repeats=given["repeats"],
         probe=replace(probe_options_of(given), n_shuffles=given["shuffles"]),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.contract import debug_option, emit_json, json_option, refuse_idle, say, store_option
 from evaltools.cli.neighbour_options import draw_options, out_option
 from evaltools.cli.options import fitting_options, probe_options_of, row_options, selection_options
 
@@ -64,6 +64,9 @@ def export(
     from evaltools.probe import probe_all
     from evaltools.selection import asked_tasks
 
+    refuse_idle("is of intervals, and none are written", "draws")
+    if folders:
+        refuse_idle("is of a probe, and --results gives predictions that are made", *given)
     renaming = Renames.parse(renames)
     store = embedstore.open(store_path)
     if folders:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.contract import debug_option, emit_json, json_option, refuse_idle, say, store_option
 from evaltools.cli.neighbour_options import draw_options, index_options, out_option, pool_option, space_options
 from evaltools.cli.options import selection_options
 
@@ -84,17 +84,12 @@ def _print_neighbours(store: Any, names: dict[str, Any], given: dict[str, Any], 
 
     if len(given["ks"]) > 1 or len(given["pools"]) > 1:
         raise click.UsageError("--query takes one --k and one --pool")
-    if (
-        names["tasks"]
-        or names["labels"]
-        or names["kind"]
-        or names["out"]
-        or given["level"] != "clip"
-        or given["bank"]
-    ):
-        raise click.UsageError(
-            "--query prints neighbours with all their labels: it takes no task, --from, --bank or --out"
-        )
+    level = () if given["level"] == "clip" else ("level",)  # what a query is there
+    refuse_idle(
+        "has no part in --query, which prints neighbours with all their labels",
+        *("tasks", "labels", "kind", "out", "bank", "within", "seed", "draws", "allow_missing", "allow_leakage"),
+        *level,
+    )
     found = find_neighbours(
         store,
         names["query"],

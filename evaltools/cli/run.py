@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.contract import debug_option, emit_json, json_option, refuse_idle, say, store_option
 
 _EXIT_INCOMPLETE = 3
 
@@ -64,6 +64,8 @@ def run(store_path: Path, as_json: bool, **given: Any) -> None:
     from evaltools.run import run as run_suite
     from evaltools.suite import Job, RunOptions, get_suite, plan_jobs
 
+    if not given["controls"]:
+        refuse_idle("is of a control, and --no-controls runs none", "n_shuffles")
     store, suite = embedstore.open(store_path), get_suite(given["suite"])
     names = ("draws", "seed", "controls", "n_shuffles", "allow_missing", "allow_leakage")
     jobs = plan_jobs(

@@ -82,6 +82,7 @@ def test_probe_takes_settings_and_folds(evaltools: Evaltools) -> None:
         (["compare", "--dataset", "other-site"], 2, "one encoder only"),
         (["compare", "--baseline", "secnd", "--dataset", "toy", "--task", "lvef"], 2, "did you mean 'second'"),
         (["curve", "--fractions", "a"], 2, "no list of numbers"),
+        (["curve", "--shots", "2.5"], 2, "no list of whole numbers"),
         (["curve", "--fractions", "0", "--dataset", "toy"], 2, "above 0"),
         (["transfer", "--train-dataset", "toy"], 2, "needs --dataset"),
         (["transfer", "--train-dataset", "toy", "--dataset", "toy", "--task", "lvef"], 2, "use evaltools probe"),

@@ -335,6 +335,22 @@ def test_an_internal_copy_is_whole(store: Store, tmp_path: Path) -> None:
     assert "must not leave the lab" in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "idle",
+    [
+        ("--with-labels", "lvef_pct"),
+        ("--drop", "view"),
+        ("--with-map", "map.json"),
+        ("--join-key", "key"),
+        ("--accept-k", "9"),
+    ],
+)
+def test_what_an_internal_copy_would_not_do_is_refused(store: Store, tmp_path: Path, idle: tuple[str, str]) -> None:
+    ran = run_command("snapshot", "export", tmp_path / "out", "--internal", *idle, "--store", store.layout.root)
+    assert ran.code == 2 and f"{idle[0]} has no part in an internal copy" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_archives_are_deterministic_and_split_by_encoder(store: Store, tmp_path: Path) -> None:
     for name in ("one", "two"):
         export_of(store, tmp_path / name / "x.zip", archive=True)

@@ -130,6 +130,9 @@ def test_labels_join_by_map_by_key_and_by_public_id(sent: Path, tmp_path: Path) 
     store = tmp_path / "b"
     refused = run_command("snapshot", "import", sent / "out", "--store", store, "--labels-from", labels)
     assert refused.code == 4 and "--map" in refused.err and "was imported" in refused.err
+    for idle in ("--map", "--join-key"):
+        ran = run_command("snapshot", "import", sent / "out", "--store", store, idle, sent / "map.json")
+        assert ran.code == 2 and f"{idle} is of --labels-from, which is not given" in ran.err
     ran = run_command(
         "snapshot", "import", sent / "out", "--store", store, "--labels-from", labels, "--map", sent / "map.json"
     )
