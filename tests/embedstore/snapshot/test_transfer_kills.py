@@ -203,6 +203,23 @@ def test_a_killed_push_shows_the_old_or_the_new_and_completes(
             assert not [name for name in found if ".partial" in name]
 
 
+@pytest.mark.parametrize("count", MANY)
+def test_a_killed_push_to_nobody_in_particular_completes_what_it_began(
+    count: int, exported: Path, tmp_path: Path, killer: Killer
+) -> None:
+    asked = ("--permission-ref", "letter of 2 May", "--store", exported.parent / "store", "--parallel", "3")
+    status, total = killer.run("snapshot", "push", tmp_path / "whole", *asked)
+    assert status == 0
+    for number in drawn(total, count):
+        share = tmp_path / f"share-{number}"
+        killer.run("snapshot", "push", share, *asked, kill=number)
+        begun = {path.name for path in share.iterdir()} if share.exists() else set()
+        assert killer.run("snapshot", "push", share, *asked)[0] == 0
+        snapshot = find_snapshot(open_remote(str(share)), options=QUICK).snapshot
+        assert {dataset.ids for dataset in snapshot.datasets} == {"pseudonyms"}
+        assert begun <= {path.name for path in share.iterdir()} == {snapshot.id, "latest.json"}
+
+
 def test_a_first_push_that_is_killed_shows_nothing(exported: Path, tmp_path: Path, killer: Killer) -> None:
     _, total = killer.run("snapshot", "push", tmp_path / "whole", "--from", exported)
     killer.run("snapshot", "push", tmp_path / "share", "--from", exported, kill=total // 2)
