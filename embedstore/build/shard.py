@@ -28,7 +28,12 @@ def _from_slurm(environment: Mapping[str, str]) -> tuple[int, int]:
     step = _number(environment, "SLURM_ARRAY_TASK_STEP") if "SLURM_ARRAY_TASK_STEP" in environment else 1
     count = (last - first) // step + 1 if step else 0
     stated = environment.get("SLURM_ARRAY_TASK_COUNT", str(count))
-    if count < 1 or stated != str(count) or (task - first) % step or not first <= task <= last:
+    if count >= 1 and ((task - first) % step or not first <= task <= last):
+        raise UnknownNameError(
+            f"--shard auto: SLURM_ARRAY_TASK_ID={task} is no task of the array {first}-{last}:{step}; "
+            "run inside the array, or give --shard I/N"
+        )
+    if count < 1 or stated != str(count):
         raise UnknownNameError(
             f"--shard auto: the array {first}-{last}:{step} has {stated} tasks, so some shares are nobody's; "
             "submit an array without gaps, or give --shard I/N"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,7 @@ class EncoderCard:
         rule, title = chosen.sampling, variant
         if sampling is not None and sampling.rule != chosen.sampling.rule:
             rule = FrameSampling(sampling.rule, n_windows=chosen.sampling.n_windows, padding=chosen.sampling.padding)
-            custom = sampling.rule.replace(":", "")
+            custom = re.sub(r":(?=[a-z])", "-", sampling.rule).replace(":", "")  # uniform8, keyframe-ed
             title = custom if variant == "published" else f"{variant}+{custom}"
         return EncoderSpec(
             name=self.name,

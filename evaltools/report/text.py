@@ -155,10 +155,12 @@ def _theirs(metric: Mapping[str, float | None]) -> str:
 
 def _footing(results: Sequence[Result]) -> list[str]:
     first = results[0]
-    lines = [f"[ ]: 95 % interval over test patients of the fitted probe, {first.draws} draws;"]
-    if first.controls:
+    n_shuffles = first.n_shuffles if first.controls else 0  # none where one class is scored, by recall
+    more = ";" if n_shuffles else ""
+    lines = [f"[ ]: 95 % interval over test patients of the fitted probe, {first.draws} draws{more}"]
+    if n_shuffles:
         lines.append(
-            f"     for shuffled labels the middle 95 % of {first.n_shuffles} permutations by patient, with the share "
+            f"     for shuffled labels the middle 95 % of {n_shuffles} permutations by patient, with the share "
             f"p that is as good by {first.task.metric_title(first.task.main_metric)}"
         )
     for result in results:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedstore.encoder import get_card
 from embedstore.errors import MediaError, UnknownNameError
 from embedstore.spec import EncoderSpec, FrameSampling
 
@@ -129,3 +130,11 @@ def test_everything_that_changes_a_vector_changes_the_fingerprint(change: dict[s
 def test_spec_is_read_back_equal() -> None:
     assert EncoderSpec.from_dict(SPEC.to_dict()) == SPEC
     assert EncoderSpec.from_dict(SPEC.to_dict()).fingerprint == SPEC.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("rule", "variant"),
+    [("uniform:8", "uniform8"), ("stride:2x16", "stride2x16"), ("all", "all"), ("keyframe:ed", "keyframe-ed")],
+)
+def test_a_sampling_rule_names_its_variant(rule: str, variant: str) -> None:
+    assert get_card("pixel-stats").spec(sampling=FrameSampling(rule)).title == f"pixel-stats@{variant}"

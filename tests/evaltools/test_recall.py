@@ -39,7 +39,13 @@ def test_a_set_of_one_view_is_scored_by_recall_after_fitting_on_another(
     assert set(result.controls) == {"mean", "random", "metadata"}
     assert result.controls["mean"]["recall"].value in (0.0, 1.0)
     assert "so this is recall" in " ".join(result.provenance.notes)
-    assert "recall" in format_results([result])
+    shown = format_results([result])
+    assert "recall" in shown and "permutations" not in shown
+    several = make_manifest(60, name="several", seed=4)
+    both = transfer_manifests(
+        [(pair[0], make_source(several))], origin, several, task=get_task("view"), options=QUICK
+    )
+    assert "middle 95 % of 5 permutations" in format_results(both)
     (document,) = write_results([result], tmp_path, command="transfer")
     assert document["train_dataset"] == "toy" and list(document["metrics"]) == ["recall"]
 

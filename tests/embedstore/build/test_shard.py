@@ -46,6 +46,13 @@ def test_gaps_and_absences_are_refused(environment: dict[str, str]) -> None:
         parse_shard("auto", environment)
 
 
+@pytest.mark.parametrize("task", [4, 20])
+def test_a_task_outside_the_array_is_named(task: int) -> None:
+    """Neither beyond its last task nor between two of them: the array itself has no gaps."""
+    with pytest.raises(UnknownNameError, match=f"SLURM_ARRAY_TASK_ID={task} is no task of the array 1-9:2"):
+        parse_shard("auto", slurm(task, 1, 9, 5, 2))
+
+
 @pytest.mark.parametrize("text", ["3/3", "a/2", "1", "-1/4", "1/0", "/", "1/2/3"])
 def test_shares_that_are_none(text: str) -> None:
     with pytest.raises(UnknownNameError, match="0 <= I < N"):
