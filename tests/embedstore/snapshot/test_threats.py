@@ -212,7 +212,7 @@ def test_s9_odd_vectors_are_told(tmp_path: Path) -> None:
 
     store = hospital_store(tmp_path / "a", ids="public", n_clips=8)
     clips = store.manifest("mine").clip_ids
-    add_set(store, dict.fromkeys(clips, 1), shift=dict.fromkeys(clips[:3], 0.0))
+    add_set(store, dict.fromkeys(clips, 1), shift={clips[0]: 0.0, clips[1]: 0.0, clips[2]: -0.0})
     export_of(store, tmp_path / "out", encoders=("small",))
     outcome = import_snapshot(Store.create(tmp_path / "b"), tmp_path / "out")
     assert any("3 clips have a vector of zeros" in note for note in outcome.notes)
