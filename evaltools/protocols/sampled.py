@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from evaltools.metrics import Codes, Floats
+from evaltools.protocols.base import Probe
 from evaltools.protocols.logistic import LogisticPath
 from evaltools.protocols.ridge import RidgePath
 
@@ -27,8 +28,8 @@ def _drawn(y: npt.NDArray[Any], n: int, rng: np.random.Generator, *, keep_classe
     return np.array(sorted(drawn), dtype=np.intp)
 
 
-class SampledLogistic(LogisticPath):
-    """`LogisticPath` on drawn rows; a class that was not drawn gets its first row of the draw's order.
+class _Sampled(Probe):
+    """A probe on drawn rows; stands before the probe that it draws for among the bases.
 
     Parameters
     ----------
@@ -38,6 +39,8 @@ class SampledLogistic(LogisticPath):
         Of the draw.
     """
 
+    keeps_classes: ClassVar[bool]
+
     def __init__(self, *, n_train: int = N_TRAIN, n_val: int = N_VAL, seed: int = 0) -> None:
         super().__init__()
         self.n_train = n_train
@@ -45,9 +48,9 @@ class SampledLogistic(LogisticPath):
         self.seed = seed
 
     def fit(self, X: Floats, y: npt.NDArray[Any], *, X_val: Floats, y_val: npt.NDArray[Any]) -> Self:
-        """Draw, choose and fit, as `LogisticPath.fit`."""
+        """Draw, choose and fit."""
         rng = np.random.default_rng(self.seed)
-        train = _drawn(y, self.n_train, rng, keep_classes=True)
+        train = _drawn(y, self.n_train, rng, keep_classes=self.keeps_classes)
         val = _drawn(y_val, self.n_val, rng, keep_classes=False)
         self.n_drawn_ = len(train), len(val)
         return super().fit(X[train], y[train], X_val=X_val[val], y_val=y_val[val])
@@ -61,27 +64,13 @@ class SampledLogistic(LogisticPath):
         return {**super().chosen(), "n_drawn": list(self.n_drawn_)}
 
 
-class SampledRidge(RidgePath):
-    """`RidgePath` on drawn rows; parameters as `SampledLogistic`."""
+class SampledLogistic(_Sampled, LogisticPath):
+    """`LogisticPath` on drawn rows; a class that was not drawn gets its first row of the draw's order."""
 
-    def __init__(self, *, n_train: int = N_TRAIN, n_val: int = N_VAL, seed: int = 0) -> None:
-        super().__init__()
-        self.n_train = n_train
-        self.n_val = n_val
-        self.seed = seed
+    keeps_classes = True
 
-    def fit(self, X: Floats, y: npt.NDArray[Any], *, X_val: Floats, y_val: npt.NDArray[Any]) -> Self:
-        """Draw, choose and fit, as `RidgePath.fit`."""
-        rng = np.random.default_rng(self.seed)
-        train = _drawn(y, self.n_train, rng, keep_classes=False)
-        val = _drawn(y_val, self.n_val, rng, keep_classes=False)
-        self.n_drawn_ = len(train), len(val)
-        return super().fit(X[train], y[train], X_val=X_val[val], y_val=y_val[val])
 
-    def settings(self) -> dict[str, Any]:
-        """Return every setting as JSON values."""
-        return {**super().settings(), "n_train": self.n_train, "n_val": self.n_val, "seed": self.seed}
+class SampledRidge(_Sampled, RidgePath):
+    """`RidgePath` on drawn rows."""
 
-    def chosen(self) -> dict[str, Any]:
-        """Return what validation chose, and how many rows were drawn."""
-        return {**super().chosen(), "n_drawn": list(self.n_drawn_)}
+    keeps_classes = False
