@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,13 +208,14 @@ def test_a_killed_push_shows_the_old_or_the_new_and_completes(
 def test_a_killed_push_to_nobody_in_particular_completes_what_it_began(
     count: int, exported: Path, tmp_path: Path, killer: Killer
 ) -> None:
-    asked = ("--permission-ref", "letter of 2 May", "--store", exported.parent / "store", "--parallel", "3")
+    shutil.copytree(exported.parent / "store", tmp_path / "a")  # where it is killed at too
+    asked = ("--permission-ref", "letter of 2 May", "--store", tmp_path / "a", "--parallel", "3")
     status, total = killer.run("snapshot", "push", tmp_path / "whole", *asked)
     assert status == 0
     for number in drawn(total, count):
         share = tmp_path / f"share-{number}"
         killer.run("snapshot", "push", share, *asked, kill=number)
-        begun = {path.name for path in share.iterdir()} if share.exists() else set()
+        begun = {path.name for path in share.glob("[!.]*")}
         assert killer.run("snapshot", "push", share, *asked)[0] == 0
         snapshot = find_snapshot(open_remote(str(share)), options=QUICK).snapshot
         assert {dataset.ids for dataset in snapshot.datasets} == {"pseudonyms"}
