@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.abreast import map_abreast
 from embedstore.disk import storage_errors
 from embedstore.errors import CorruptionError
 from embedstore.json_files import read_json
@@ -57,8 +61,10 @@ class VectorArray:
 
     @property
     def raw(self) -> VectorArray:
-        """The same rows in the stored dtype, without a cast."""
-        return VectorArray(self.folder, self.description, cast=None)
+        """The same rows in the stored dtype, without a cast; what is mapped once serves both."""
+        raw = VectorArray(self.folder, self.description, cast=None)
+        raw._mapped, raw._is_direct = self._mapped, self._is_direct
+        return raw
 
     def __len__(self) -> int:
         return self.description.n_rows
@@ -105,18 +111,23 @@ class VectorArray:
         for first in range(start, stop, step):
             yield self._scan(first, min(first + step, stop))
 
-    def _check_shard(self, shard: int) -> bool:
+    @contextmanager
+    def _open_shard(self, shard: int) -> Iterator[FileIO]:
+        path = self.folder.joinpath("c", str(shard), "0")
+        with storage_errors(path, "read"), path.open("rb", buffering=0) as handle:
+            yield handle
+
+    def _check_shard(self, shard: int, handle: FileIO) -> bool:
         """Return whether a shard's data part is the plain matrix; raise where its file cannot be ours."""
         if shard in self._is_direct:
             return self._is_direct[shard]
-        path = self.folder / "c" / str(shard) / "0"
+        path = Path(str(handle.name))
         data_bytes, index_bytes = self.description.shard_bytes(shard)
-        with storage_errors(path, "read"), path.open("rb") as handle:
-            size = handle.seek(0, 2)
-            if size < index_bytes:
-                raise CorruptionError(f"{path} is truncated: {size} bytes; run embedstore verify")
-            handle.seek(size - index_bytes)
-            index = handle.read(index_bytes)
+        size = handle.seek(0, 2)
+        if size < index_bytes:
+            raise CorruptionError(f"{path} is truncated: {size} bytes; run embedstore verify")
+        handle.seek(size - index_bytes)
+        index = handle.read(index_bytes)
         start, stop = self.description.shard_span(shard)
         chunk_bytes = self.description.chunk_rows * self.description.row_bytes
         n_chunks = -(-(stop - start) // self.description.chunk_rows)
@@ -144,40 +155,51 @@ class VectorArray:
         return np.asarray(array.get_orthogonal_selection((rows, slice(None))))
 
     def _scan(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows in order, by reading into the result: faster than mapping for long runs."""
+        """Rows in order, by reading into the result: faster than mapping for long runs. Shards are read abreast."""
         described = self.description
-        stored = np.dtype(described.dtype)
         result = np.empty((stop - start, described.dim), dtype=self.dtype)
-        for shard in range(start // described.shard_rows, -(-stop // described.shard_rows) if stop > start else 0):
+
+        def read(shard: int) -> None:
             first, last = described.shard_span(shard)
             begin, end = max(first, start), min(last, stop)
-            target = result[begin - start : end - start]
-            if not self._check_shard(shard):
-                target[...] = self._through_zarr(np.arange(begin, end))
-                continue
-            path = self.folder / "c" / str(shard) / "0"
-            with storage_errors(path, "read"), path.open("rb", buffering=0) as handle:
-                handle.seek((begin - first) * described.row_bytes)
-                if stored == result.dtype:
-                    _read_exactly(handle, target, path)
-                    continue
-                step = max(1, _BLOCK_BYTES // described.row_bytes)
-                block = np.empty((min(step, end - begin), described.dim), dtype=stored)
-                for at in range(0, end - begin, step):
-                    part = block[: min(step, end - begin - at)]
-                    _read_exactly(handle, part, path)
-                    target[at : at + len(part)] = part
+            self._read_run(shard, begin - first, result[begin - start : end - start])
+
+        shards = range(start // described.shard_rows, -(-stop // described.shard_rows) if stop > start else 0)
+        for _ in map_abreast(read, shards) if len(shards) > 1 else map(read, shards):
+            pass
         return result
 
-    def _map(self, shard: int) -> npt.NDArray[Any]:
+    def _read_run(self, shard: int, first: int, target: npt.NDArray[Any]) -> None:
+        """Read rows of one shard, from its row ``first`` on, into ``target``."""
+        described = self.description
+        stored = np.dtype(described.dtype)
+        with self._open_shard(shard) as handle:
+            if not self._check_shard(shard, handle):
+                begin = described.shard_span(shard)[0] + first
+                target[...] = self._through_zarr(np.arange(begin, begin + len(target)))
+                return
+            if len(target) * described.row_bytes > _BLOCK_BYTES:
+                _read_ahead(handle)
+            handle.seek(first * described.row_bytes)
+            if stored == target.dtype:
+                _read_exactly(handle, target)
+                return
+            block = np.empty((min(max(1, _BLOCK_BYTES // described.row_bytes), len(target)), described.dim), stored)
+            for at in range(0, len(target), len(block)):
+                part = block[: len(target) - at]
+                _read_exactly(handle, part)
+                target[at : at + len(part)] = part
+
+    def _map(self, shard: int) -> npt.NDArray[Any] | None:
+        """Return the rows of a shard, mapped; None where its data part is not the plain matrix."""
         if shard not in self._mapped:
-            start, stop = self.description.shard_span(shard)
-            path = self.folder / "c" / str(shard) / "0"
-            n_values = (stop - start) * self.description.dim
-            with storage_errors(path, "read"), path.open("rb", buffering=0) as handle:
-                n_bytes = n_values * np.dtype(self.description.dtype).itemsize
+            with self._open_shard(shard) as handle:
+                if not self._check_shard(shard, handle):
+                    return None
+                start, stop = self.description.shard_span(shard)
+                n_bytes = (stop - start) * self.description.row_bytes
                 mapped = mmap.mmap(handle.fileno(), n_bytes, access=mmap.ACCESS_READ)
-            values = np.frombuffer(mapped, self.description.dtype, n_values)
+            values = np.frombuffer(mapped, self.description.dtype)
             self._mapped[shard] = values.reshape(stop - start, self.description.dim)
         return self._mapped[shard]
 
@@ -186,10 +208,15 @@ class VectorArray:
         described = self.description
         if not rows.size:
             return np.empty((0, described.dim), dtype=self.dtype)
-        if described.n_shards == 1 and self._check_shard(0):
-            return np.asarray(self._map(0).take(rows, axis=0, mode="clip"), dtype=self.dtype)
-        result = np.empty((len(rows), described.dim), dtype=self.dtype)
+        if described.n_shards == 1 and (mapped := self._map(0)) is not None:
+            return np.asarray(mapped.take(rows, axis=0, mode="clip"), dtype=self.dtype)
         shards = rows // described.shard_rows
+        if self.dtype == described.dtype:
+            used = {shard: self._map(shard) for shard in np.unique(shards).tolist()}
+            plain = {shard: mapped for shard, mapped in used.items() if mapped is not None}
+            if len(plain) == len(used):
+                return _pick(plain, shards, rows - shards * described.shard_rows)
+        result = np.empty((len(rows), described.dim), dtype=self.dtype)
         # Sixteen bits are sorted by counting, more of them by comparing.
         order = np.argsort(shards.astype(np.min_scalar_type(described.n_shards)), kind="stable")
         bounds = np.searchsorted(shards[order], np.arange(described.n_shards + 1)).tolist()
@@ -198,8 +225,8 @@ class VectorArray:
             picked = slice(bounds[shard], bounds[shard + 1])
             if picked.start == picked.stop:
                 continue
-            if self._check_shard(shard):
-                _place(self._map(shard), local[picked], result, order[picked])
+            if (mapped := self._map(shard)) is not None:
+                _place(mapped, local[picked], result, order[picked])
             else:
                 result[order[picked]] = self._through_zarr(rows[order[picked]])
         return result
@@ -217,12 +244,33 @@ class VectorArray:
             raise CorruptionError(f"{self.folder / 'zarr.json'} differs from the set's description")
 
 
+def _pick(
+    mapped: Mapping[int, npt.NDArray[Any]], shards: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[Any]:
+    """Return rows that are known to be there, each from its mapped shard, copied once.
+
+    The maps lie in one address space: a view that has a row at every byte from the first map to the end of the last
+    holds the rows of all of them, and no other of its items is looked at.
+    """
+    addresses = {shard: int(part.__array_interface__["data"][0]) for shard, part in mapped.items()}
+    lowest = min(addresses, key=addresses.__getitem__)
+    n_bytes = mapped[lowest].shape[1] * mapped[lowest].itemsize
+    offsets = np.zeros(max(mapped) + 1, np.int64)
+    for shard, address in addresses.items():
+        offsets[shard] = address - addresses[lowest]
+    n_places = max(int(offsets[shard]) + (len(part) - 1) * n_bytes for shard, part in mapped.items()) + 1
+    as_items = mapped[lowest].view(np.dtype((np.void, n_bytes)))[:, 0]
+    everywhere = np.lib.stride_tricks.as_strided(as_items, (n_places,), (1,), writeable=False)
+    picked: npt.NDArray[Any] = everywhere[offsets[shards] + rows * n_bytes]
+    return picked.view(mapped[lowest].dtype).reshape(len(rows), -1)
+
+
 def _place(
     mapped: npt.NDArray[Any], rows: npt.NDArray[np.int64], result: npt.NDArray[Any], places: npt.NDArray[np.int64]
 ) -> None:
-    """Copy rows that are known to be there to their places in the result, by way of a block that stays in the cache.
+    """Cast rows that are known to be there to their places in the result, by way of a block that stays in the cache.
 
-    A row is moved as one item, which numpy does faster than as many numbers, and by the faster of its two ways.
+    A row is taken as one item, which numpy does faster than as many numbers.
     """
     whole_row = np.dtype((np.void, mapped.shape[1] * mapped.itemsize))
     source = mapped.view(whole_row)[:, 0]
@@ -232,17 +280,20 @@ def _place(
         part = places[at : at + step]
         held = block[: len(part)]
         source.take(rows[at : at + step], mode="clip", out=held.view(whole_row)[:, 0])
-        if result.dtype == mapped.dtype:
-            result.view(whole_row)[part, 0] = held.view(whole_row)[:, 0]
-        else:
-            result[part] = held
+        result[part] = held
 
 
-def _read_exactly(handle: Any, target: npt.NDArray[Any], path: Path) -> None:
+def _read_ahead(handle: FileIO) -> None:
+    """Say that a long run is read: the system then reads twice as far ahead (posix_fadvise(2))."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def _read_exactly(handle: FileIO, target: npt.NDArray[Any]) -> None:
     view = target.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
         count = handle.readinto(view[done:])
         if not count:
-            raise CorruptionError(f"{path} ends early; run embedstore verify")
+            raise CorruptionError(f"{handle.name} ends early; run embedstore verify")
         done += count

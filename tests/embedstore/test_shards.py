@@ -124,11 +124,12 @@ def test_a_grown_array_links_whole_shards(tmp_path: Path) -> None:
     assert write(tmp_path / "fresh", np.concatenate([old, new])).description == grown.description
 
 
-def test_a_foreign_writer_is_read_through_zarr(tmp_path: Path) -> None:
-    """Chunks in another order inside the shard: the direct path must notice."""
-    rows = matrix(512)
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_a_foreign_writer_is_read_through_zarr(tmp_path: Path, is_raw: bool) -> None:
+    """Chunks in another order inside one of three shards: the direct path must notice."""
+    rows = matrix(1300)
     array = write(tmp_path / "a", rows)
-    shard = tmp_path / "a/c/0/0"
+    shard = tmp_path / "a/c/1/0"
     payload = shard.read_bytes()
     half = 256 * 12
     import struct
@@ -139,8 +140,10 @@ def test_a_foreign_writer_is_read_through_zarr(tmp_path: Path) -> None:
     swapped = payload[half : 2 * half] + payload[:half] + index
     shard.write_bytes(swapped + struct.pack("<I", google_crc32c.value(index)))
     again = VectorArray(tmp_path / "a", array.description)
-    np.testing.assert_array_equal(again.raw[:], rows)
-    np.testing.assert_array_equal(again.raw[[3, 400, 3]], rows[[3, 400, 3]])
+    again = again.raw if is_raw else again
+    rows = rows.astype(again.dtype)
+    np.testing.assert_array_equal(again[:], rows)
+    np.testing.assert_array_equal(again[[515, 900, 3, 1299, 515]], rows[[515, 900, 3, 1299, 515]])
 
 
 def test_a_missing_chunk_is_corruption_not_fill(tmp_path: Path) -> None:
@@ -158,11 +161,15 @@ def test_a_missing_chunk_is_corruption_not_fill(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 10, 3000, 6140])
 def test_a_truncated_shard_is_corruption(tmp_path: Path, keep: int) -> None:
-    array = write(tmp_path / "a", matrix(512))
-    shard = tmp_path / "a/c/0/0"
+    array = write(tmp_path / "a", matrix(1300))
+    shard = tmp_path / "a/c/1/0"
     shard.write_bytes(shard.read_bytes()[:keep])
-    with pytest.raises(CorruptionError):
-        VectorArray(tmp_path / "a", array.description)[[500]]
+    opened = VectorArray(tmp_path / "a", array.description)
+    np.testing.assert_array_equal(opened[[500, 1200]], array[[500, 1200]])
+    for wanted in ([600], [500, 600], slice(None)):
+        for view in (opened, opened.raw):
+            with pytest.raises(CorruptionError, match="c/1/0"):
+                view[wanted]
 
 
 def test_what_does_not_fit_is_refused() -> None:
