@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -135,7 +136,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             if hasattr(encoder, "with_steps"):
                 encoder.with_steps = False
             batch = pixels(encoder, batch_size)
-            steps: dict[str, Callable[[], Any]] = {"encode": lambda e=encoder, b=batch: e.encode(b)}
+            steps: dict[str, Callable[[], Any]] = {"encode": partial(encoder.encode, batch)}
             step = bare_step(encoder, batch)
             if step is not None:
                 steps["bare"] = step
@@ -211,7 +212,8 @@ def clip_folder(options: argparse.Namespace) -> tuple[Path, Any]:
         root = Path(tempfile.mkdtemp(prefix="embedstore-clips-", dir=options.scratch))
         write_clips(root, options.build)
         options.clips = root, RECIPE.make(RecipeRequest(root=root, name="clips", n_workers=4)).manifest
-    return options.clips
+    made: tuple[Path, Any] = options.clips
+    return made
 
 
 def build_share(
@@ -242,7 +244,8 @@ def build_share(
         (outcome,) = build_sets(store, request, progress=progress)
         whole_s = time.perf_counter() - began
         built = store.open_set(outcome.set_id or "")
-        n_inputs = built.array("windows").shape[0] if built.spec.unit == "clip" else outcome.n_frames
+        windows = built.array("windows") if built.spec.unit == "clip" else None
+        n_inputs = outcome.n_frames if windows is None else windows.shape[0]
         clips = outcome.n_ok
     seconds = marks["ended"] - marks["began"]
     return {

@@ -76,7 +76,7 @@ def gather_zarr(folder: Path, rows: Any) -> Any:
 
 
 def open_tensorstore(folder: Path, matrix: Any = None) -> Any:
-    import tensorstore
+    import tensorstore  # type: ignore[import-not-found,unused-ignore]
 
     spec: dict[str, Any] = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / "ts")}}
     if matrix is None:
@@ -158,7 +158,7 @@ def gather_parquet(folder: Path, rows: Any) -> Any:
 
 
 def write_lance(folder: Path, matrix: Any) -> None:
-    import lance
+    import lance  # type: ignore[import-not-found,unused-ignore]
     import pyarrow as pa
 
     batches = (

@@ -31,6 +31,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from timing import Case, Figure, machine, time_rounds
 
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
 from embedstore.files import hash_file
+from embedstore.history import Snapshot
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.snapshot.describe import DOCUMENT_FILE, SIDE_FILES, SUMS_FILE, SentSnapshot
 from embedstore.snapshot.export import export_snapshot
@@ -92,7 +94,7 @@ def make_snapshot(folder: Path, *, n_clips: int) -> Path:
             set_id = writer.finish(tables, provenance={})
         with store.publishing():
             entry = store.entry_of(store.open_set(set_id))
-            store.commit(lambda head, entry=entry: head.with_set(entry), reason="benchmark")
+            store.commit(partial(Snapshot.with_set, entry=entry), reason="benchmark")
     export_snapshot(store, ExportRequest(target=folder / "sent", recipient="benchmark"))
     return folder / "sent"
 
@@ -180,7 +182,7 @@ class Busy:
         ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # without those that were idle or waited for the disk
 
-    def watched(self, name: str, run: Callable[[], None]) -> Callable[[], None]:
+    def watched(self, name: str, run: Callable[[], object]) -> Callable[[], None]:
         """Return ``run``, watched."""
 
         def watching() -> None:

@@ -80,7 +80,8 @@ def open_clip(name: str) -> dict[str, Any]:
     config = architecture(str(cards()[name].preprocessing["architecture"]))
     wanted = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu") if key in config}
     wanted["vision_cfg"] = {**wanted["vision_cfg"], "timm_model_pretrained": False}
-    return CLIP(**wanted).state_dict()
+    state: dict[str, Any] = CLIP(**wanted).state_dict()
+    return state
 
 
 def biomedclip(name: str) -> dict[str, Any]:
@@ -154,10 +155,13 @@ def imagenet(name: str) -> dict[str, Any]:
     if name == "mobilenet-v2":
         from torchvision.models import mobilenet_v2
 
-        return mobilenet_v2(weights=None).state_dict()
-    from efficientnet_lite_pytorch import EfficientNet
+        network = mobilenet_v2(weights=None)
+    else:
+        from efficientnet_lite_pytorch import EfficientNet
 
-    return EfficientNet.from_name(name).state_dict()
+        network = EfficientNet.from_name(name)
+    state: dict[str, Any] = network.state_dict()
+    return state
 
 
 FORMS: Mapping[str, Callable[[str], dict[str, Any]]] = {
@@ -184,9 +188,10 @@ def drawn(name: str, tensor: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
     start = zlib.crc32(name.encode()) % POOL
     count = tensor.numel()
     repeats = -(-(start + count) // POOL)
-    values = pool.repeat(repeats)[start : start + count].reshape(tensor.shape)
+    values: torch.Tensor = pool.repeat(repeats)[start : start + count].reshape(tensor.shape)
     if tensor.ndim >= 2:
-        return values / max(1, tensor[0].numel()) ** 0.5
+        spread: float = max(1, tensor[0].numel()) ** 0.5
+        return values / spread
     return 1 + 0.1 * values if last in ("weight", "gamma", "lambda1") else 0.1 * values
 
 

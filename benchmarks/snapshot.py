@@ -16,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from timing import Case, files_of, load_average, machine, time_rounds
 
 from embedstore.embedding_set import FAILURES_SCHEMA, FRAME_INDEX_SCHEMA, INDEX_SCHEMA, SetWriter
+from embedstore.history import Snapshot
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.snapshot.check import check_snapshot
 from embedstore.snapshot.export import export_snapshot
@@ -85,7 +87,7 @@ def make_store(path: Path, *, n_bytes: int, ids: str) -> Store:
                 }
                 set_id = writer.finish(tables, provenance={})
             entry = store.entry_of(store.open_set(set_id))
-            store.commit(lambda head, entry=entry: head.with_set(entry), reason="benchmark")
+            store.commit(partial(Snapshot.with_set, entry=entry), reason="benchmark")
     return store
 
 

@@ -165,11 +165,17 @@ def read_figures(
 
         return prepare
 
+    def view(is_raw: bool) -> VectorArray:
+        return ours().raw if is_raw else ours()
+
     as_float32 = [("float32", False)] if raw.dtype != np.float32 else []
     for name, is_raw in [(f"{raw.dtype.name} (.raw)", True), *as_float32]:
 
-        def view(is_raw: bool = is_raw) -> VectorArray:
-            return ours().raw if is_raw else ours()
+        def all_rows(is_raw: bool = is_raw) -> Any:
+            return view(is_raw)[:]
+
+        def picked_rows(is_raw: bool = is_raw) -> Any:
+            return view(is_raw)[picked[0]]
 
         def map_gather(is_raw: bool = is_raw) -> Any:
             rows = raw.map()[picked[0]]
@@ -183,7 +189,7 @@ def read_figures(
             times = time_rounds(
                 {
                     "raw": Case(scan, before.get("raw", do_nothing)),
-                    "ours": Case(lambda view=view: view()[:], before.get("ours", do_nothing)),
+                    "ours": Case(all_rows, before.get("ours", do_nothing)),
                 },
                 rounds=rounds,
                 warm_up=True,
@@ -195,7 +201,7 @@ def read_figures(
             times = time_rounds(
                 {
                     "raw": Case(map_gather, renewed(before.get("raw", do_nothing))),
-                    "ours": Case(lambda view=view: view()[picked[0]], renewed(before.get("ours", do_nothing))),
+                    "ours": Case(picked_rows, renewed(before.get("ours", do_nothing))),
                 },
                 rounds=max(rounds, 15 if heat == "warm" else 5),
                 warm_up=True,
@@ -203,7 +209,7 @@ def read_figures(
             limit = 1.3 if heat == "warm" else 1.5
             what = f"gather {n_picked:,} rows of {size} as {name}, {heat}"
             yield Figure(what, times["ours"], "numpy memmap", times["raw"], limit)
-        yield kept_maps(raw, view(), is_raw, (picked, renew), f"{size} as {name}")
+        yield kept_maps(raw, view(is_raw), is_raw, (picked, renew), f"{size} as {name}")
 
 
 def kept_maps(

@@ -98,6 +98,7 @@ def add_set(store: Store, manifest: Manifest, encoder: str, dim: int) -> None:
 
 def add_bank(store: Store, encoder: str, dim: int) -> None:
     """Write prompts of every task: 202 of LVEF, grids of LVH, 3 a class of findings and views."""
+    rows: list[tuple[str, str | None, float | None, int | None]]
     rows = [("lvef", None, float(value), template) for value in range(101) for template in (0, 1)]
     for task, low, high in (("lvidd", 20, 80), ("ivsd", 5, 20), ("lvpwd", 5, 20)):
         rows += [(task, None, value / 10, template) for value in range(low, high + 1) for template in (0, 1)]
