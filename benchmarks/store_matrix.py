@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from other_formats import FORMATS
-from timing import Case, Figure, bring_to_disk, drop_cache, time_rounds, warm_cache
+from timing import Case, Figure, bring_to_disk, drop_cache, regain_memory, time_rounds, warm_cache
 
 from embedstore.shards import ArrayDescription, ArrayWriter
 from embedstore.vector_array import VectorArray
@@ -88,8 +88,8 @@ def do_nothing() -> None:
 class FreshPaths:
     """A new path for every write: deleting is left to the end, since a disk that discards is slow meanwhile."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name, self._number = folder, name, 0
+    def __init__(self, folder: Path, name: str, *, n_bytes: int) -> None:
+        self._folder, self._name, self._n_bytes, self._number = folder, name, n_bytes, 0
 
     @property
     def path(self) -> Path:
@@ -101,6 +101,7 @@ class FreshPaths:
         if self.path.exists():
             drop_cache(self.path)
         self._number += 1
+        regain_memory(self._n_bytes)
 
 
 def forget(path: Path) -> None:
@@ -113,7 +114,7 @@ def forget(path: Path) -> None:
 def matrix_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> Iterator[Figure]:
     """Writing, scanning and gathering one matrix, ours against a raw file."""
     matrix = make_matrix(n_rows, dtype)
-    raw_paths, ours_paths = FreshPaths(folder, "raw"), FreshPaths(folder, "ours")
+    raw_paths, ours_paths = (FreshPaths(folder, name, n_bytes=matrix.nbytes) for name in ("raw", "ours"))
     written: list[ArrayDescription] = []
     cases = {
         "np.save": Case(lambda: save_raw(raw_paths.path, matrix), raw_paths.next),
@@ -132,7 +133,7 @@ def matrix_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> Ite
 def other_figures(folder: Path, *, dtype: str, n_rows: int, rounds: int) -> Iterator[Figure]:
     """The same in other formats, and in the raw file that they are compared with."""
     matrix = make_matrix(n_rows, dtype)
-    paths = FreshPaths(folder, "raw")
+    paths = FreshPaths(folder, "raw", n_bytes=matrix.nbytes)
     base = time_rounds(
         {"np.save": Case(lambda: save_raw(paths.path, matrix), paths.next)}, rounds=rounds, warm_up=True
     )
@@ -157,6 +158,15 @@ def read_figures(
 
     def cold(path: Path) -> Callable[[], None]:
         return lambda: drop_cache(path)
+
+    def with_memory(first: Callable[[], None]) -> Callable[[], None]:
+        """Memory for the file's pages, and for rows of float32."""
+
+        def prepare() -> None:
+            first()
+            regain_memory(raw.shape[0] * raw.shape[1] * (4 + raw.dtype.itemsize))
+
+        return prepare
 
     def renewed(first: Callable[[], None]) -> Callable[[], None]:
         def prepare() -> None:
@@ -188,8 +198,8 @@ def read_figures(
                 warm_cache(path)
             times = time_rounds(
                 {
-                    "raw": Case(scan, before.get("raw", do_nothing)),
-                    "ours": Case(all_rows, before.get("ours", do_nothing)),
+                    "raw": Case(scan, with_memory(before.get("raw", do_nothing))),
+                    "ours": Case(all_rows, with_memory(before.get("ours", do_nothing))),
                 },
                 rounds=rounds,
                 warm_up=True,

@@ -16,17 +16,25 @@ Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
-def map_abreast(act: Callable[[Given], Result], given: Iterable[Given]) -> Iterator[Result]:
+def map_abreast(
+    act: Callable[[Given], Result], given: Iterable[Given], *, n_threads: int | None = None
+) -> Iterator[Result]:
     """Yield ``act`` of each, in their order; for work that frees the interpreter, such as hashing files.
 
     The first error is raised in its turn, and what has not begun by then is not begun.
+
+    Parameters
+    ----------
+    n_threads : int, optional
+        As many as there are cores, at most four, without.
 
     Examples
     --------
     >>> list(map_abreast(len, ["a", "bcd", ""]))
     [1, 3, 0]
     """
-    n_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    if n_threads is None:
+        n_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     with ThreadPoolExecutor(n_threads, thread_name_prefix="abreast") as pool:
         try:
             yield from pool.map(act, given)
