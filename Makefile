@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow" --doctest-modules embedstore evaltools encoders tests
 
 test-slow: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -m slow tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests
 
 docs: $(VENV)/.test-ready
 	$(BIN)/python docs/generate_cli.py
