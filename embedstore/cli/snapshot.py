@@ -18,8 +18,8 @@ _CLIPS_LISTED = 10
 _COMMANDS = {
     "create": ("embedstore.cli.sharing:create", "Name a part of a snapshot, by data set, encoder or task."),
     "ls": ("embedstore.cli.sharing:ls", "List snapshots that are tagged, were received, were sent."),
-    "export": ("embedstore.cli.sharing:export", "Export a snapshot that may be sent, as a folder or archive."),
-    "import": ("embedstore.cli.sharing:import_", "Import a snapshot after checking it in quarantine."),
+    "export": ("embedstore.cli.sending:export", "Export a snapshot that may be sent, as a folder or archive."),
+    "import": ("embedstore.cli.receiving:import_", "Import a snapshot after checking it in quarantine."),
     "push": ("embedstore.cli.transfer:push", "Send a snapshot to a folder, a bucket or the hub."),
     "pull": ("embedstore.cli.transfer:pull", "Fetch a snapshot, or a part of it, and import it."),
     "verify": ("embedstore.cli.sharing:verify", "Check a snapshot's folder or archive."),

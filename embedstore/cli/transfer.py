@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
 from embedstore.cli.progress import Bar
-from embedstore.cli.sharing import export_options, export_request, import_options, take_in
+from embedstore.cli.receiving import import_options, take_in
+from embedstore.cli.sending import export_options, export_request
 
 __all__ = ["pull", "push"]
 
