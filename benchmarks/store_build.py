@@ -165,12 +165,19 @@ def in_child(act: Callable[[], object]) -> None:
 
 
 def commit_once(folder: Path, n_rows: int) -> None:
-    """In a process of its own: pack units that another process wrote; print the peak memory."""
-    plan = make_plan(n_rows // FRAMES_EACH)
-    in_child(lambda: write_units(folder / "build", plan))
+    """In a process of its own: pack units that another process planned and wrote; print the peak memory."""
+
+    def prepare() -> None:
+        plan = make_plan(n_rows // FRAMES_EACH)
+        write_units(folder / "build", plan)
+        plan.write(folder / "build")
+
+    in_child(prepare)
     told: dict[str, float] = {}
     with watched_memory(told):
         store, build = Store.create(folder / "store"), folder / "build"
+        plan = BuildPlan.read(build)
+        assert plan is not None
         drop_build(build, commit_build(store, plan, build, provenance={}, reason="benchmark"))
     print(json.dumps(told))
 

@@ -146,6 +146,7 @@ class StagedFolder:
         """Write a table and return its entry of the description."""
         with write_file(self.path / name) as handle:
             write_table(handle, table)
+        pa.default_memory_pool().release_unused()  # the columns' pages, which the next table would not use
         return {"size": handle.record.size, "sha256": handle.record.sha256, "rows": table.num_rows}
 
     def _write(self, name: str, payload: bytes) -> dict[str, Any]:

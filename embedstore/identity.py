@@ -7,15 +7,17 @@ strings, finite numbers. Times, hosts, paths and thread counts never enter a dig
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["canonical_json", "derive_seed", "digest_json", "sha256_hex"]
+__all__ = ["canonical_json", "derive_seed", "digest_json", "digest_json_parts", "sha256_hex"]
 
 
+_PART_ENTRIES = 4096
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -73,6 +75,47 @@ def digest_json(value: Any) -> str:
     '015abd7f'
     """
     return sha256_hex(canonical_json(value))
+
+
+def digest_json_parts(value: Any) -> str:
+    """Return `digest_json` of a value whose arrays may be iterators, without holding more than a part of it.
+
+    Raises
+    ------
+    TypeError
+        A key is no string.
+
+    Examples
+    --------
+    >>> digest_json_parts({"a": iter([1, 2])}) == digest_json({"a": [1, 2]})
+    True
+    """
+    digest = hashlib.sha256()
+    for part in _json_parts(value):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _json_parts(value: Any) -> Iterator[bytes]:
+    """Yield the canonical JSON of a value; entries of an iterator are encoded so many at a time."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("canonical JSON keys are strings")
+        named = {unicodedata.normalize("NFC", key): entry for key, entry in value.items()}
+        yield b"{"
+        for number, key in enumerate(sorted(named)):
+            yield b"," * (number > 0) + canonical_json(key) + b":"
+            yield from _json_parts(named[key])
+        yield b"}"
+    elif isinstance(value, Iterator):
+        yield b"["
+        is_first = True
+        while part := list(itertools.islice(value, _PART_ENTRIES)):
+            yield b"," * (not is_first) + canonical_json(part)[1:-1]
+            is_first = False
+        yield b"]"
+    else:
+        yield canonical_json(value)
 
 
 def derive_seed(*names: str | int) -> int:

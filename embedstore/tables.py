@@ -25,6 +25,12 @@ __all__ = ["TableReader", "TableSpool", "rows_to_table", "table_bytes", "write_t
 _ROW_GROUP_ROWS = 1 << 20
 _BLOCK_BYTES = 1 << 20
 _BATCH_ROWS = 8192
+# Columns in which hardly two rows are alike: their dictionary takes 30 MB while it is made, and larger files. Shorter
+# tables keep it, since the digests of tables that exist cover it.
+_DISTINCT = frozenset(
+    {"row", "frame_row", "window_row", "clip_id", "content_sha256", "vector_key", "covered_s", "effective_hz"}
+)
+_DICTIONARY_ROWS = 1 << 14
 
 
 class _Blocks(io.RawIOBase):
@@ -55,21 +61,23 @@ class _Blocks(io.RawIOBase):
             self._held = bytearray()
 
 
-def write_table(handle: Any, table: pa.Table) -> None:
+def write_table(handle: Any, table: pa.Table, **layout: Any) -> None:
     """Write a table as Parquet to a file object: equal tables give equal bytes under one pyarrow version.
 
-    Columns of large strings are written as strings are.
+    Columns of large strings are written as strings are. ``layout`` goes to `pyarrow.parquet.ParquetWriter`.
     """
     blocks = _Blocks(handle)
-    with pq.ParquetWriter(blocks, table.schema, compression="zstd", store_schema=False) as writer:
+    if table.num_rows > _DICTIONARY_ROWS:
+        layout.setdefault("use_dictionary", [name for name in table.column_names if name not in _DISTINCT])
+    with pq.ParquetWriter(blocks, table.schema, compression="zstd", store_schema=False, **layout) as writer:
         writer.write_table(table, row_group_size=_ROW_GROUP_ROWS)
     blocks.pass_on()
 
 
-def table_bytes(table: pa.Table) -> bytes:
+def table_bytes(table: pa.Table, **layout: Any) -> bytes:
     """Return the Parquet file of a table, as `write_table` writes it."""
     sink = io.BytesIO()
-    write_table(sink, table)
+    write_table(sink, table, **layout)
     return sink.getvalue()
 
 

@@ -336,6 +336,7 @@ def commit_build(
             f"no clip of {plan.dataset!r} could be decoded (reasons: {', '.join(reasons) or 'none selected'}); "
             "check the media root (--root) and the files"
         )
+    pa.default_memory_pool().release_unused()  # what reading the plan took is free, and would be kept
     with store.publishing():
         set_id = _pack(store, plan, packer, provenance=provenance)
         entry = store.entry_of(store.open_set(set_id))

@@ -31,6 +31,9 @@ from embedstore.tables import table_bytes
 __all__ = ["BuildPlan", "make_plan", "UNIT_CLIPS"]
 
 UNIT_CLIPS = 256
+# A plan is read from front to back beside everything else: a reader holds a page, and a dictionary, of each column.
+_PAGE_BYTES = 64 << 10
+_REPEATED = ["action", "source_set", "reason"]
 # A clip that failed for one of these reasons may succeed next time; the others follow from its content.
 PASSING_REASONS = frozenset(
     {"missing", "unreadable", "source-changed", "timeout", "decoder-died", "decoder-error", "out-of-memory"}
@@ -91,7 +94,7 @@ class BuildPlan:
         with storage_errors(folder, "write"):
             (folder / "units").mkdir(parents=True, exist_ok=True)
             (folder / "receipts").mkdir(exist_ok=True)
-        table = table_bytes(self.clips.table)
+        table = table_bytes(self.clips.table, data_page_size=_PAGE_BYTES, use_dictionary=_REPEATED)
         header = {
             "format": FORMAT_VERSION,
             "kind": "build-plan",
@@ -108,6 +111,7 @@ class BuildPlan:
         }
         # The table's name holds its digest: two workers that write it at once write the same or two files.
         create_file(folder / f"plan-{header['clips_sha256']}.parquet", table)
+        pa.default_memory_pool().release_unused()  # a build goes on from the file
         return create_file(folder / "plan.json", canonical_json(header))
 
     @classmethod

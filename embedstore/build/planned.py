@@ -101,6 +101,8 @@ class PlannedClips(Collection[PlannedClip]):
 
     def kept_first(self) -> PlannedClips:
         """Return the clips that keep their row in the order of their rows, then the others as they are."""
+        if not self.counts["keep"]:
+            return self
         table = self.table
         is_kept = pc.equal(table["action"], "keep")
         kept = table.filter(is_kept).sort_by("source_row")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedstore.dataset import DatasetFacts
@@ -104,11 +104,13 @@ def _checked_table(table: pa.Table, fields: dict[str, ManifestField], *, source:
         if not _is_stored_as(table.schema.field(column.name).type, column.type):
             raise FormatError(f"{source} has the column {column.name!r} in another type than its header says")
     checked = pa.table({name: table.column(name).combine_chunks() for name in expected.names}).cast(expected)
-    ids = [clip_id or "" for clip_id in checked.column("clip_id").to_pylist()]
-    if any(before > after for before, after in pairwise(ids)):
+    ids = checked.column("clip_id").fill_null("")  # the order of UTF-8 is that of its characters
+    if pc.any(pc.greater(ids.slice(0, max(len(ids) - 1, 0)), ids.slice(1))).as_py():
         raise FormatError(f"{source} has rows that are not in the order of their clip ids")
-    if any(entries is None or None in entries for entries in checked.column(KEY_FRAMES_COLUMN).to_pylist()):
+    entries = checked.column(KEY_FRAMES_COLUMN)
+    if entries.null_count or pc.list_flatten(entries).null_count:
         raise FormatError(f"{source} has empty places in its key-frame table")
+    pa.default_memory_pool().release_unused()  # the columns as they were read
     return checked
 
 

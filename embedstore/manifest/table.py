@@ -7,19 +7,20 @@ Two digests: *media* covers content and every value that decoding or sampling re
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedstore.dataset import DatasetFacts
 from embedstore.disk import storage_errors
 from embedstore.errors import ManifestError, UnknownNameError, did_you_mean
 from embedstore.files import read_file, replace_file
-from embedstore.identity import digest_json
+from embedstore.identity import digest_json, digest_json_parts
 from embedstore.manifest.cells import composed, read_cell, to_json_cells
 from embedstore.manifest.fields import (
     ARROW_TYPES,
@@ -35,6 +36,7 @@ __all__ = ["Manifest", "Problem"]
 MANIFEST_VERSION = 1
 _MAX_MANIFEST_BYTES = 2 << 30
 _ROWS_NAMED = 8
+_DIGEST_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,11 @@ class Manifest:
     @cached_property
     def key_frames_of(self) -> dict[str, list[tuple[str, int]]]:
         """Key frames by clip: ``{clip_id: [(role, frame), ...]}``."""
-        nested = self.table.column(KEY_FRAMES_COLUMN).to_pylist()
+        table = self.table.select(["clip_id", KEY_FRAMES_COLUMN])
+        some = table.filter(pc.greater(pc.list_value_length(table[KEY_FRAMES_COLUMN]), 0))
         return {
-            clip_id: [(entry["role"], entry["frame"]) for entry in entries]
-            for clip_id, entries in zip(self.clip_ids, nested, strict=True)
-            if entries
+            row["clip_id"]: [(entry["role"], entry["frame"]) for entry in row[KEY_FRAMES_COLUMN]]
+            for row in some.to_pylist()
         }
 
     def labels(self) -> list[str]:
@@ -230,16 +232,20 @@ class Manifest:
 
     # -- identity -------------------------------------------------------------------------------------------
 
-    def _digest_of(self, names: Iterable[str], extra: Mapping[str, Any]) -> str:
-        columns = {name: self.table.column(name).to_pylist() for name in ["clip_id", *names]}
-        return digest_json({"columns": to_json_cells(columns), **extra})
+    def _digest_of(self, names: Iterable[str], extra: Mapping[str, Iterable[Any] | Mapping[str, Any]]) -> str:
+        """Return the SHA-256 of ``{"columns": {name: cells}, **extra}`` as canonical JSON, made a part at a time."""
+        columns = {name: self._json_cells(name) for name in ["clip_id", *names]}
+        return digest_json_parts({"columns": columns, **extra})
+
+    def _json_cells(self, name: str) -> Iterator[Any]:
+        for batch in self.table.select([name]).to_batches(max_chunksize=_DIGEST_ROWS):
+            yield from to_json_cells({name: batch.column(0).to_pylist()})[name]
 
     @cached_property
     def media_digest(self) -> str:
         """SHA-256 over content and every value that decoding or sampling reads; paths are not in it."""
         names = [f.name for f in self.fields.values() if f.role in ("media", "sampling") and f.name != "path"]
-        nested = self.table.column(KEY_FRAMES_COLUMN).to_pylist()
-        return self._digest_of(sorted(names), {"key_frames": nested})
+        return self._digest_of(sorted(names), {"key_frames": self._json_cells(KEY_FRAMES_COLUMN)})
 
     @cached_property
     def annotations_digest(self) -> str:

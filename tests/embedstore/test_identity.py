@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.identity import canonical_json, derive_seed, digest_json
+import embedstore.identity
+from embedstore.identity import canonical_json, derive_seed, digest_json, digest_json_parts
 
 values = st.recursive(
     st.none()
@@ -34,6 +35,18 @@ def test_canonical_json_is_read_back_equal(value: object) -> None:
         return entry
 
     assert json.loads(canonical_json(value)) == composed(value)
+
+
+@given(values, st.integers(1, 3))
+def test_a_digest_of_parts_is_that_of_the_whole(value: object, n_entries: int) -> None:
+    def streamed(entry: object) -> object:
+        if isinstance(entry, list):
+            return iter(entry)
+        return {key: streamed(inner) for key, inner in entry.items()} if isinstance(entry, dict) else entry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedstore.identity, "_PART_ENTRIES", n_entries)
+        assert digest_json_parts(streamed(value)) == digest_json(value)
 
 
 def test_a_column_is_written_as_any_list() -> None:

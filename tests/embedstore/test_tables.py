@@ -50,9 +50,24 @@ def test_parts_give_the_bytes_of_the_whole(tmp_path: Path, n_rows: int) -> None:
 
 
 def test_the_bytes_are_those_of_a_plain_parquet_writer() -> None:
-    whole, sink = make_table(50_000), io.BytesIO()
+    whole, sink = make_table(16_384), io.BytesIO()
     pq.write_table(whole, sink, row_group_size=1 << 20, compression="zstd", store_schema=False)
     assert table_bytes(whole) == sink.getvalue()
+
+
+def test_long_columns_of_ids_and_row_numbers_have_no_dictionary() -> None:
+    long, sink = make_table(16_385), io.BytesIO()
+    pq.write_table(
+        long,
+        sink,
+        row_group_size=1 << 20,
+        compression="zstd",
+        store_schema=False,
+        use_dictionary=["frame", "time_s", "note"],
+    )
+    assert table_bytes(long) == sink.getvalue()
+    columns = pq.read_metadata(io.BytesIO(table_bytes(long))).row_group(0)
+    assert [columns.column(at).has_dictionary_page for at in range(4)] == [False, True, True, True]
 
 
 def test_a_column_that_a_part_lacks_is_null(tmp_path: Path) -> None:
