@@ -169,18 +169,26 @@ def gather_once(folder: Path, described: Path) -> None:
 
 
 def memory_figures(folder: Path, *, n_rows: int) -> list[Figure]:
-    """Peak memory of a gather, a commit and a build without decoding, at a tenth of the rows and at all of them."""
-    peaks: dict[str, list[dict[str, float]]] = {"gather": [], "commit": [], "build": []}
+    """Peak memory of a gather, a commit and a build without decoding, at a tenth of the rows and at all of them.
+
+    A build is looked at by itself, its vectors drawn, and beside a small network that has run, as every build is.
+    """
+    children = {
+        "commit": ["--commit-once"],
+        "build without a model": ["--build-once"],
+        "build beside MobileNetV2": ["--beside-model", "--build-once"],
+    }
+    peaks: dict[str, list[dict[str, float]]] = {"gather": [], **{what: [] for what in children}}
     for rows in (max(N_PICKED, n_rows // 10), n_rows):
         described = write_ours(folder / "one", make_matrix(rows, "float16"))
         (folder / "one.json").write_text(json.dumps(described.to_dict()))
         told = run_child(Path(__file__), "--gather-once", str(folder / "one"), str(folder / "one.json"))
         peaks["gather"].append(json.loads(told))
         shutil.rmtree(folder / "one")
-        for what in ("commit", "build"):
-            told = run_child(Path(__file__), f"--{what}-once", str(folder / what), str(rows))
+        for what, options in children.items():
+            told = run_child(Path(__file__), *options, str(folder / "child"), str(rows))
             peaks[what].append(json.loads(told))
-            shutil.rmtree(folder / what)
+            shutil.rmtree(folder / "child")
     return [
         Figure(
             f"peak {kind} MiB of a {what}, {n_rows:,} rows against a tenth",
@@ -217,6 +225,7 @@ def main() -> None:
     parser.add_argument("--gather-once", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--commit-once", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--build-once", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--beside-model", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.gather_once:
         gather_once(*asked.gather_once)
@@ -225,7 +234,7 @@ def main() -> None:
         commit_once(Path(asked.commit_once[0]), int(asked.commit_once[1]))
         return
     if asked.build_once:
-        build_once(Path(asked.build_once[0]), int(asked.build_once[1]))
+        build_once(Path(asked.build_once[0]), int(asked.build_once[1]), beside_model=asked.beside_model)
         return
     root = asked.folder or Path(tempfile.gettempdir())
     needed = (2 * asked.rounds + 4) * asked.rows * DIM * 4

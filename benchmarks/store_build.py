@@ -223,10 +223,22 @@ def add_manifest(folder: Path, n_clips: int) -> None:
     Store.create(folder / "store").add_manifest(Manifest.from_rows(rows, dataset=facts), root=folder)
 
 
-def build_once(folder: Path, n_rows: int) -> None:
+def run_model() -> Any:
+    """Run MobileNetV2 under torch on the frames of one clip, and return it: what a build's process holds besides."""
+    import torch
+    import torchvision
+
+    model = torchvision.models.mobilenet_v2(weights=None).eval()
+    with torch.inference_mode():
+        model(torch.zeros(FRAMES_EACH, 3, 224, 224))
+    return model
+
+
+def build_once(folder: Path, n_rows: int, *, beside_model: bool) -> None:
     """In a process of its own: plan, encode and commit clips that need no decoding; print the peak memory."""
     in_child(lambda: add_manifest(folder, n_rows // FRAMES_EACH))
     vars(pipeline)["decode_clip"] = decode_nothing
+    held = run_model() if beside_model else None
     told: dict[str, float] = {}
     with watched_memory(told):
         store = Store.open(folder / "store")
@@ -240,4 +252,5 @@ def build_once(folder: Path, n_rows: int) -> None:
         run = pipeline.EncoderRun(plan=plan, encoder=cast("Encoder", Drawn()), folder=build, units=list(plan.units))
         pipeline.run_units(manifest, [run], root=folder, options=pipeline.PipelineOptions(n_workers=0))
         drop_build(build, commit_build(store, plan, build, provenance={}, reason="benchmark"))
+    del held
     print(json.dumps(told))
