@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,13 @@ def test_help_answers_at_once(program: str) -> None:
     subprocess.run([str(Path(sys.executable).parent / program), "--help"], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_no_folder_of_ours_is_left_out_by_pytest(pytestconfig: pytest.Config) -> None:
+    patterns = pytestconfig.getini("norecursedirs")
+    tops = ("embedstore", "evaltools", "encoders", "tests")
+    folders = {
+        part for top in tops for path in (ROOT / top).rglob("*.py") for part in path.relative_to(ROOT).parts[:-1]
+    }
+    assert "build" in folders
+    assert [name for name in sorted(folders) if any(fnmatch(name, pattern) for pattern in patterns)] == []
