@@ -69,11 +69,14 @@ def read_join_key(path: str | Path) -> bytes:
     PolicyError
         It is too short to be a secret.
     """
-    payload = read_file(Path(path), max_bytes=1 << 16).strip()
+    payload = read_file(Path(path), max_bytes=1 << 16)
+    stripped = payload.strip()
     try:
-        key = bytes.fromhex(payload.decode("ascii"))
+        key = bytes.fromhex(stripped.decode("ascii"))
     except ValueError:
-        key = payload
+        # Random bytes may begin or end with those of white space; what an editor adds to text is no part of it.
+        is_text = stripped.isascii() and stripped.decode("ascii").isprintable()
+        key = stripped if is_text else payload
     if len(key) < _LEAST_KEY_BYTES or len(set(key)) < _LEAST_KEY_BYTES // 4:
         raise PolicyError(
             f"the join key {path} holds {len(key)} bytes that are too few or too alike; make one with: "

@@ -33,6 +33,7 @@ from embedstore.errors import ContentError, CorruptionError, PolicyError, Unknow
 from embedstore.identity import sha256_hex
 from embedstore.manifest import DatasetFacts, Manifest
 from embedstore.snapshot.importing import ImportRequest, import_snapshot
+from embedstore.snapshot.pseudonyms import read_join_key
 from embedstore.snapshot.receiving import receiving_store
 from embedstore.snapshot.selection import PARTIAL_FILE, Selection, partial_bytes
 from embedstore.snapshot.verify import verify_store
@@ -123,6 +124,20 @@ def test_a_folder_that_holds_a_part_says_so(sent: Path, tmp_path: Path) -> None:
 
 
 # -- labels -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        (b"\n" + bytes(range(100, 130)) + b"\t", b"\n" + bytes(range(100, 130)) + b"\t"),
+        (bytes(range(200, 232)) + b" ", bytes(range(200, 232)) + b" "),
+        (bytes(range(200, 232)).hex().encode() + b"\r\n", bytes(range(200, 232))),
+        (b" the long sentence that both labs agreed upon\n", b"the long sentence that both labs agreed upon"),
+    ],
+)
+def test_a_join_key_is_all_its_bytes_or_its_text(tmp_path: Path, written: bytes, key: bytes) -> None:
+    (tmp_path / "key").write_bytes(written)
+    assert read_join_key(tmp_path / "key") == key
 
 
 def test_labels_join_by_map_by_key_and_by_public_id(sent: Path, tmp_path: Path) -> None:
