@@ -74,8 +74,10 @@ def drop_cache(path: Path) -> None:
 
 
 def regain_memory(n_bytes: int) -> None:
-    """Touch so much memory and free it: a virtual machine gives what is free back to its host, and whoever is timed
-    should not wait to get it again."""
+    """Touch so much memory and free it.
+
+    A virtual machine gives what is free back to its host, and whoever is timed should not wait to get it again.
+    """
     np.ones(n_bytes, np.uint8)
 
 

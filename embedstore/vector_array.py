@@ -128,7 +128,9 @@ class VectorArray:
         if size < index_bytes:
             raise CorruptionError(f"{path} is truncated: {size} bytes; run embedstore verify")
         handle.seek(size - index_bytes)
-        index = handle.read(index_bytes)
+        stored = np.empty(index_bytes, np.uint8)
+        _read_exactly(handle, stored)
+        index = stored.tobytes()
         start, stop = self.description.shard_span(shard)
         chunk_bytes = self.description.chunk_rows * self.description.row_bytes
         n_chunks = -(-(stop - start) // self.description.chunk_rows)

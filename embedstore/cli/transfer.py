@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from embedstore.cli.contract import debug_option, emit_json, json_option, say, store_option
+from embedstore.cli.contract import debug_option, emit_json, json_option, refuse_idle, say, store_option
 from embedstore.cli.progress import Bar
 from embedstore.cli.receiving import import_options, take_in
 from embedstore.cli.sending import export_options, export_request
@@ -41,7 +40,7 @@ def push(
     from embedstore.snapshot.remotes import open_remote
 
     if folder is not None:
-        _refuse_export_options(options)
+        refuse_idle("is for an export, and --from makes none", "name", *options)
     remote = open_remote(url)
     remote.require_writable()
     with _exported(remote.url, folder, store_path, name, options) as source, Bar(unit="B") as bar:
@@ -53,17 +52,6 @@ def push(
     say(f"{outcome.n_files} files, {outcome.n_bytes / 1e6:.1f} MB at {outcome.url} ({outcome.n_sent} sent now)")
     say("the recipient pulls exactly this, if you tell them the address by another way:")
     say(f"  embedstore snapshot pull {outcome.to_dict()['pinned']}")
-
-
-def _refuse_export_options(options: Mapping[str, Any]) -> None:
-    """Raise where an option says something about an export that ``--from`` does not make."""
-    asked = click.get_current_context()
-    for parameter in asked.command.params:
-        known = parameter.name in options or parameter.name == "name"
-        if known and asked.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT:
-            raise click.UsageError(
-                f"{parameter.opts[0]} is for an export, and --from makes none; give it to snapshot export"
-            )
 
 
 @contextmanager
@@ -116,7 +104,10 @@ def pull(url: str, folder: Path | None, parallel: int, store_path: Path, as_json
     from embedstore.store import Store
 
     if folder is not None:
-        _refuse_import_options(options)
+        refuse_idle(
+            "is for the import, and --to only fetches",
+            *("allow_rollback", "quarantine_rows", "labels_from", "map_file", "join_key"),
+        )
     address = Address.parse(url)
     remote = open_remote(address.url)
     selection = Selection(
@@ -149,17 +140,3 @@ def pull(url: str, folder: Path | None, parallel: int, store_path: Path, as_json
     absent = f", {outcome.n_absent} files left out by choice" if outcome.n_absent else ""
     say(f"{outcome.n_files} files, {outcome.n_bytes / 1e6:.1f} MB in {folder}{absent}")
     say(f"snapshot {outcome.snapshot.id}")
-
-
-def _refuse_import_options(options: Mapping[str, Any]) -> None:
-    """Raise where an option says something about an import that ``--to`` does not make."""
-    names = {
-        "allow_rollback": "--allow-rollback",
-        "quarantine_rows": "--quarantine-rows",
-        "labels_from": "--labels-from",
-        "map_file": "--map",
-        "join_key": "--join-key",
-    }
-    given = [flag for name, flag in names.items() if options[name]]
-    if given:
-        raise click.UsageError(f"{given[0]} is for the import, and --to only fetches; give it to snapshot import")
